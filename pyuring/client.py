@@ -1,0 +1,357 @@
+"""client.py - connect() and its relatives: what most users of pyuring call, and nothing else.
+
+Each thread that connects keeps one small ring, made on first use; setting one up costs more than
+a connect does. Where io_uring can't be had, plain system calls do the same work.
+
+Read driver.py and machine.py to see how; read next: cli.py.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import threading
+import time
+from collections import namedtuple
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
+
+from . import errors, machine, sockaddr
+from .abi import IORING_FEAT_SUBMIT_STABLE
+from .driver import IPPROTO_MPTCP, Job, RingDriver, SyscallDriver
+from .prep import check_timeout
+from .ring import Ring
+from .sockaddr import SockAddr
+
+TYPE_CHECKING = False       # typing is not imported at run time: it would double the import's cost
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+STRATEGIES = ("emulated", "native", "syscall")
+
+#: What came of one address of connect_many(): `address` as given, `error` (None or OSError),
+#: `elapsed` in seconds, `sock` (connected socket, with keep=True), `ok`.
+class Outcome(namedtuple("Outcome", "address error elapsed sock")):
+    __slots__ = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when it connected."""
+        return self.error is None
+
+
+# -- the thread's own driver --------------------------------------------------------------------
+_RING_ENTRIES = 8           # one connect has at most two requests in flight
+_LASTING = (errno.ENOSYS, errno.EPERM, errno.EACCES)    # no use asking for a ring again
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_local = threading.local()
+_refused: tuple[int, errors.Diagnosis] | None = None
+
+
+class _ThreadDriver(RingDriver):
+    """A RingDriver whose ring goes when its thread goes."""
+
+    def __del__(self):
+        self.ring.close()
+
+
+def _make_ring(entries):
+    """A ring that can connect. RingUnavailable where there is none."""
+    global _refused
+    if _refused is not None:
+        raise errors.RingUnavailable(*_refused)
+    try:
+        ring = Ring(entries, submit_when_full=True)
+    except errors.RingUnavailable as error:
+        if error.errno in _LASTING:
+            _refused = error.errno, error.diagnosis
+        raise
+    if not ring.features & IORING_FEAT_SUBMIT_STABLE:       # came with 5.5, as did the opcode
+        ring.close()
+        raise errors.RingUnavailable(errno.EOPNOTSUPP, errors.Diagnosis(
+            "missing", "this kernel's io_uring is older than IORING_OP_CONNECT (5.5)",
+            "Boot Linux 5.5 or later"))
+    return ring
+
+
+def _ring_driver():
+    driver = getattr(_local, "driver", None)
+    if driver is None or driver.ring.fd < 0:        # closed: a fork, or an interrupted connect
+        driver = _local.driver = _ThreadDriver(_make_ring(_RING_ENTRIES))
+    return driver
+
+
+def _check_strategy(strategy):
+    if strategy is not None and strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r} is unknown: give one of {', '.join(STRATEGIES)}, "
+                         "or None to have one picked")
+
+
+# socket.family and socket.type make an enum member each time; these are the numbers behind them.
+_STREAM = int(SOCK_STREAM)
+_INET, _TCP = (int(AF_INET), int(AF_INET6)), (0, IPPROTO_TCP, IPPROTO_MPTCP)
+_family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
+
+
+def _start_event(sock, strategy, fresh=False):
+    """How the machine is to begin for this socket."""
+    if strategy == "native":
+        return machine.START_NATIVE
+    if (_family(sock) in _INET and _type(sock) == _STREAM
+            and sock.proto in _TCP):
+        if strategy == "syscall":
+            return machine.START_SYSCALL
+        return machine.START_FRESH if fresh else machine.START
+    return machine.START_PLAIN
+
+
+# -- one connect ----------------------------------------------------------------------------------
+def connect(sock: socket.socket | int, address: object, timeout: float | None = None, *,
+            strategy: str | None = None) -> None:
+    """Connect a socket, with the answers of connect(2), and wait for it.
+
+    sock       a socket, or the fd of one (which stays yours)
+    address    what socket.connect() takes for the socket's family: (host, port), for AF_INET6 also
+               with flowinfo and scope_id; an AF_UNIX path (str, bytes, os.PathLike) or abstract
+               name (b"\\0name"); or a SockAddr, which goes to the kernel as it is
+    timeout    seconds; None for the socket's own gettimeout(). A socket that is set not to block
+               is waited for too
+    strategy   "emulated": over io_uring, and what the kernel gets wrong is put right
+               "native":   one IORING_OP_CONNECT and its result, right or wrong
+               "syscall":  connect(2) and poll(2), no io_uring
+               None:       emulated where io_uring works, else syscall; probe().strategy tells
+
+    Errors: OSError with connect(2)'s errno and the address in the message; ConnectTimeout (a
+    TimeoutError, and a socket.timeout) when the timeout ran out, and the handshake then goes on in
+    the kernel, as after a timeout of socket.connect(). ValueError or TypeError for what could not
+    be meant. RingUnavailable for an explicit strategy that this machine does not allow.
+
+    Ctrl-C: the request is cancelled in the kernel before KeyboardInterrupt leaves here.
+    connect(2), ip(7), unix(7); Linux 5.5 for the strategies over io_uring.
+    """
+    if timeout is not None:
+        check_timeout(timeout)
+    if strategy is not None:
+        _check_strategy(strategy)
+    if isinstance(sock, int):
+        with _duplicate(sock) as duplicate:
+            return _connect_or_raise(duplicate, address, timeout, strategy)
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock {sock!r} is neither a socket nor a file descriptor")
+    if type(sock) is not socket.socket and hasattr(sock, "do_handshake"):
+        raise TypeError("sock is a TLS socket: connect a plain one and wrap that afterwards")
+    if sock.fileno() < 0:
+        raise ValueError(f"{sock!r} is closed: open a new one")
+    if timeout is None:
+        timeout = sock.gettimeout() or None
+    _connect_or_raise(sock, address, timeout, strategy)
+
+
+def _duplicate(fd):
+    """A socket object for a number, on a duplicate, so that the number stays its owner's."""
+    blocking = os.get_blocking(fd)
+    number = os.dup(fd)
+    try:
+        sock = socket.socket(fileno=number)
+    except BaseException:
+        os.close(number)
+        raise
+    os.set_blocking(fd, blocking)       # socket.setdefaulttimeout() may just have changed it
+    return sock
+
+
+def _connect_or_raise(sock, address, timeout, strategy, fresh=False):
+    raw = SockAddr(sockaddr.pack(_family(sock), address))
+    sys.audit("socket.connect", sock, address)
+    job = _run(sock, raw, timeout, strategy, fresh)
+    if job.machine.error or job.machine.timed_out:
+        raise _error_of(job, address, timeout)
+
+
+def _run(sock, raw, timeout, strategy, fresh):
+    """Connect, and come back with the job when its machine is done."""
+    if strategy != "syscall":
+        try:
+            driver = _ring_driver()
+            job = Job(sock, raw, _start_event(sock, strategy, fresh), timeout)
+            try:
+                driver.start(job)
+                while not driver.finished:
+                    driver.step(job.owed)
+                driver.finished.clear()
+                return job
+            except BaseException:
+                # What is in flight is known to the ring: closing it cancels and waits.
+                driver.ring.close()
+                raise
+        except errors.RingUnavailable:
+            if strategy is not None:
+                raise
+    driver = SyscallDriver()
+    job = Job(sock, raw, _start_event(sock, "syscall"), timeout, waits=True)
+    driver.start(job)
+    while not driver.finished:
+        driver.step()
+    return job
+
+
+def _error_of(job, address, timeout):
+    """The exception for a finished job, None after success."""
+    if job.machine.timed_out:
+        return errors.timed_out(f"connect to {sockaddr.format_address(address)}", timeout)
+    if job.machine.error:
+        return errors.os_error(job.machine.error, f"connect to {sockaddr.format_address(address)}")
+    return None
+
+
+def create_connection(address: tuple[str, int], timeout: float | None = None,
+                      source_address: tuple[str, int] | None = None, *, all_errors: bool = False,
+                      happy_eyeballs_delay: float = 0.25,
+                      strategy: str | None = None) -> socket.socket:
+    """A new TCP socket, connected to (host, port): socket.create_connection() over pyuring.
+
+    address          (host, port); the host may be a name, and what it resolves to is tried in the
+                     resolver's order, one after the other
+    timeout          seconds for each try, and then the socket's own; None for
+                     socket.getdefaulttimeout()
+    source_address   (host, port) to bind to
+    all_errors       True: where all tries fail, an ExceptionGroup of their errors (Python 3.11;
+                     before, the last one). False: the last one
+    happy_eyeballs_delay   seconds between staggered tries; checked, and not used yet: the tries
+                     are not staggered in this version
+    strategy         as for connect()
+
+    Errors: as connect(); socket.gaierror where the name does not resolve.
+    """
+    check_timeout(timeout)
+    check_timeout(happy_eyeballs_delay)
+    _check_strategy(strategy)
+    if not (isinstance(address, tuple) and len(address) == 2):
+        raise TypeError(f"address {address!r} is not a tuple (host, port)")
+    host, port = address
+    sockaddr.check_port(port)
+    failures: list[OSError] = []
+    for family, type_, proto, _, target in socket.getaddrinfo(host, port, 0, SOCK_STREAM):
+        sock = socket.socket(family, type_, proto)
+        try:
+            if timeout is not None:
+                sock.settimeout(timeout)
+            if source_address is not None:
+                sock.bind(source_address)
+            _connect_or_raise(sock, target, sock.gettimeout() or None, strategy, fresh=True)
+            return sock
+        except OSError as error:
+            sock.close()
+            failures.append(error)
+        except BaseException:
+            sock.close()
+            raise
+    if all_errors and sys.version_info >= (3, 11):
+        raise ExceptionGroup(f"connect to {sockaddr.format_address(address)}: all tries failed",
+                             failures)
+    try:
+        raise failures[-1]
+    finally:
+        failures.clear()        # breaks the cycle error -> traceback -> frame -> failures
+
+
+# -- many connects --------------------------------------------------------------------------------
+def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
+                 concurrency: int = 256, keep: bool = False,
+                 strategy: str | None = None) -> Iterator[Outcome]:
+    """Connect to each address, up to `concurrency` of them at a time -> Outcomes as they come.
+
+    addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
+                 paths and names, SockAddr. Names are resolved (first result) as they are taken
+    timeout      seconds for each; None for no limit
+    keep         True: outcomes carry the connected socket, yours to close. False: closed at once
+    strategy     as for connect()
+
+    Each address gives exactly one Outcome. When descriptors or memory run short while connects are
+    under way, it waits for some of those to finish. Closing the iterator, and Ctrl-C, cancel what
+    is under way.
+    """
+    check_timeout(timeout)
+    _check_strategy(strategy)
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
+    return _connect_many(iter(addresses), timeout, concurrency, keep, strategy)
+
+
+def _connect_many(addresses, timeout, concurrency, keep, strategy):
+    driver, ring = SyscallDriver(), None
+    if strategy != "syscall":
+        try:
+            ring = _make_ring(max(8, min(2 * concurrency, 4096)))
+            driver = RingDriver(ring)
+        except errors.RingUnavailable:
+            if strategy is not None:
+                raise
+            strategy = "syscall"
+    jobs: set[Job] = set()              # under way; context = (address, when it began)
+    held: list = []                     # at most one address that found no descriptor
+    more = True
+    try:
+        while more or jobs:
+            while more and len(jobs) < concurrency:
+                try:
+                    address = held.pop() if held else next(addresses)
+                except StopIteration:
+                    more = False
+                    break
+                began = time.monotonic()
+                try:
+                    job = _fresh_job(address, timeout, strategy, ring is None, (address, began))
+                except OSError as error:
+                    if error.errno in _NO_ROOM and jobs:
+                        held.append(address)
+                        break
+                    yield Outcome(address, error, time.monotonic() - began, None)
+                    continue
+                jobs.add(job)
+                driver.start(job)
+            if jobs and not driver.finished:
+                driver.step()
+            while driver.finished:
+                job = driver.finished.pop()
+                jobs.remove(job)
+                yield _outcome(job, timeout, keep)
+    finally:
+        if ring is not None:
+            ring.close()
+        for job in jobs:
+            job.sock.close()
+
+
+def _fresh_job(address, timeout, strategy, nonblocking, context):
+    family = sockaddr.guess_family(address)
+    if family == AF_INET and not isinstance(address, SockAddr):
+        try:
+            raw = sockaddr.pack(family, address, resolve=False)
+        except ValueError:
+            sockaddr.check_port(address[1])
+            family, _, _, _, target = socket.getaddrinfo(*address, 0, SOCK_STREAM)[0]
+            raw = sockaddr.pack(family, target)
+    else:
+        raw = sockaddr.pack(family, address)
+    sock = socket.socket(family, SOCK_STREAM)
+    try:
+        sock.settimeout(0.0 if nonblocking else None)
+        sys.audit("socket.connect", sock, address)
+        return Job(sock, SockAddr(raw), _start_event(sock, strategy, True), timeout,
+                   context=context)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _outcome(job, timeout, keep):
+    address, began = job.context
+    error = _error_of(job, address, timeout)
+    if keep and error is None:
+        job.sock.settimeout(socket.getdefaulttimeout())
+    else:
+        job.sock.close()
+    return Outcome(address, error, time.monotonic() - began, None if job.sock.fileno() < 0
+                   else job.sock)

@@ -1,0 +1,352 @@
+"""driver.py - the I/O half of a ConnectMachine: carries its actions out, feeds back what it saw.
+
+Two drivers, one interface. RingDriver works over a Ring, SyscallDriver with connect(2) and poll(2)
+where there is no io_uring. Either keeps any number of connects under way at once:
+
+    driver.start(job)           do the job's first action
+    driver.step(wait_nr)        wait for something to happen, do what follows from it
+    driver.finished             jobs whose machine is done, for the caller to take
+
+Read machine.py first: it decides, this file acts. Read next: client.py, which makes the jobs.
+"""
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from errno import EAGAIN, EALREADY, ECANCELED, EINPROGRESS, EINTR
+from select import POLLERR, POLLHUP, POLLOUT, POLLRDHUP
+from socket import IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
+
+from . import machine as m
+from . import syscalls
+from .abi import IOSQE_IO_LINK
+from .ring import Ring
+from .sockaddr import UNSPEC, SockAddr
+
+IPPROTO_MPTCP = 262         # linux/in.h; socket.IPPROTO_MPTCP is Python 3.10
+_TCP_CLOSE = 7              # include/net/tcp_states.h
+_TCP_FASTOPEN_CONNECT = 30  # linux/tcp.h, Linux 4.11
+_TCPI_SEGS_OUT = 136        # bytes before tcpi_segs_out in struct tcp_info (linux/tcp.h, Linux 4.2)
+# A full AF_UNIX backlog is tried again after these seconds, doubling from the first to the last.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+
+
+class Job:
+    """One connect: the socket, the packed address, the machine, and the time it has.
+
+    sock      socket.socket that stays open until the job is finished
+    address   SockAddr
+    start     one of machine.STARTS
+    timeout   seconds from now, or None
+    waits     the driver may block in connect(2) for this job, because it is the only one
+    context   whatever the caller wants to find again
+    """
+
+    target = 0                      # user_data of the request that counts
+    result = 0                      # its `res`
+    owed = 0                        # CQEs still to come for the action under way
+    pause = _FIRST_PAUSE
+    _socket_deadline = -1.0         # SO_SNDTIMEO's: not looked at yet
+
+    def __init__(self, sock: socket.socket, address: SockAddr, start: str,
+                 timeout: float | None = None, *, waits: bool = False,
+                 context: object = None) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.address = address
+        self.start = start
+        self.machine = m.ConnectMachine()
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.waits = waits
+        self.context = context
+
+    def limit(self) -> float | None:
+        """When waiting ends, in monotonic seconds: by the caller's timeout or by SO_SNDTIMEO."""
+        if self._socket_deadline == -1.0:
+            self._socket_deadline = None
+            if os.get_blocking(self.fd):    # else connect(2) would not wait, nor look at it
+                timeval = struct.Struct("@ll")
+                seconds, microseconds = timeval.unpack(
+                    self.sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, timeval.size))
+                if seconds or microseconds:
+                    self._socket_deadline = time.monotonic() + seconds + microseconds / 1e6
+        limits = [end for end in (self.deadline, self._socket_deadline) if end is not None]
+        return min(limits, default=None)
+
+    def ran_out(self) -> str:
+        """The event for the limit that was reached."""
+        return m.EXPIRED if self.limit() == self.deadline else m.SNDTIMEO
+
+    def next_pause(self) -> float:
+        """Seconds to sleep before another try: longer each time, and never past the limit."""
+        pause, self.pause = self.pause, min(2 * self.pause, _LONGEST_PAUSE)
+        limit = self.limit()
+        return pause if limit is None else max(0.0, min(pause, limit - time.monotonic()))
+
+    def slept(self) -> str:
+        """The event for a pause that is over."""
+        limit = self.limit()
+        return m.READY if limit is None or time.monotonic() < limit else self.ran_out()
+
+
+class _Driver:
+    """What the two have in common: the actions that never wait, as plain system calls."""
+
+    _METHODS = {
+        m.ATTEMPT: "_attempt", m.CALL: "_call", m.CONNECT: "_connect", m.WAIT: "_wait",
+        m.SLEEP: "_sleep", m.LOOK: "_look", m.CHECK: "_check", m.INSPECT: "_inspect",
+        m.FETCH: "_fetch", m.SCRUB: "_scrub",
+    }
+
+    def __init__(self) -> None:
+        self.finished: list[Job] = []
+
+    def start(self, job: Job) -> None:
+        """Begin a job: do its first action, and all that follow without a wait."""
+        self._go_on(job, job.start)
+
+    def _go_on(self, job, event, code=0):
+        """Feed an event, do the action that it leads to, and so on until one has to be waited for."""
+        while event is not None:
+            action = job.machine.feed(event, code)
+            if action == m.FINISH:
+                self.finished.append(job)
+                return
+            event, code = getattr(self, self._METHODS[action])(job)
+
+    @staticmethod
+    def _answer(job, code):
+        """An errno as an event. EAGAIN is worth another try only where connect did not wait."""
+        event = m.EVENT_OF.get(code, m.ERROR)
+        if event == m.AGAIN and os.get_blocking(job.fd):
+            event = m.ERROR
+        return event, code
+
+    def _call(self, job):
+        return self._answer(job, -syscalls.connect(job.fd, job.address.raw))
+
+    def _scrub(self, job):
+        return self._answer(job, -syscalls.connect(job.fd, UNSPEC))
+
+    def _fetch(self, job):
+        return self._answer(job, job.sock.getsockopt(SOL_SOCKET, SO_ERROR))
+
+    def _look(self, job):
+        # After a handshake that failed and whose error was read, poll(2) shows both directions
+        # shut and no error. So it does for a socket that was shut down before it ever connected,
+        # but that one has sent nothing.
+        state, segs_out = _tcp_info(job.sock)
+        if state == _TCP_CLOSE and segs_out and _half_ended(job.fd):
+            return m.DIRTY, 0
+        return m.CLEAN, 0
+
+    def _check(self, job):
+        # MPTCP's poll does not show it (measured on 6.12 and later), so that is always scrubbed.
+        dirty = _half_ended(job.fd) or job.sock.proto == IPPROTO_MPTCP
+        return (m.DIRTY if dirty else m.CLEAN), 0
+
+    def _inspect(self, job):
+        # Disconnecting sets the counters back (tcp_disconnect() in net/ipv4/tcp.c); a handshake
+        # that failed has sent at least its SYN.
+        state, segs_out = _tcp_info(job.sock)
+        gone = state == _TCP_CLOSE and not segs_out
+        return (m.DISCONNECTED if gone else m.INTACT), 0
+
+
+def _half_ended(fd):
+    poll = select.poll()
+    poll.register(fd, POLLRDHUP)
+    mask = sum(mask for _, mask in poll.poll(0))
+    return mask & POLLHUP and mask & POLLRDHUP and not mask & POLLERR
+
+
+def _tcp_info(sock):
+    """(state, segments sent) of a TCP socket; (0, 0) where the socket has no TCP_INFO."""
+    try:
+        info = sock.getsockopt(IPPROTO_TCP, TCP_INFO, 192)
+    except OSError:
+        return 0, 0
+    if len(info) < _TCPI_SEGS_OUT + 4:
+        return info[0], 1       # before Linux 4.2, and in sandboxes: the counter is not there
+    return info[0], struct.unpack_from("=I", info, _TCPI_SEGS_OUT)[0]
+
+
+_LATER = None, 0            # what a method answers when the event comes from step()
+
+
+class RingDriver(_Driver):
+    """Connects over a Ring that it has for itself.
+
+    Every request has a fresh number for its user_data, and an entry in a table that says whose it
+    is. A job goes on when all CQEs of its action have come: the kernel may post the timeout's or
+    the cancellation's first, but only the request itself names the outcome.
+    """
+
+    _settles = False        # seen once in this process: after success connect(2) says EISCONN
+
+    def __init__(self, ring: Ring) -> None:
+        super().__init__()
+        self.ring = ring
+        self._requests: dict[int, Job] = {}     # user_data -> whose it is
+        self._serial = 0
+        self._attempts: list[Job] = []          # prepared and not yet submitted
+
+    def step(self, wait_nr: int = 1) -> None:
+        """Submit what was prepared, wait for CQEs, and go on with the jobs that are answered."""
+        if self._attempts:
+            # An attempt must not wait. The kernel tries each connect as it takes it in; what has
+            # not been answered by the end of the submission would wait, and is taken back.
+            attempts, self._attempts = self._attempts, []
+            self.ring.submit_and_get_events()
+            self._reap()
+            for job in attempts:
+                if job.target in self._requests:
+                    self.ring.prep_cancel(job.target, user_data=self._request(job))
+        else:
+            self.ring.submit_and_wait(wait_nr)
+            self._reap()
+
+    def _reap(self):
+        requests = self._requests
+        for user_data, res, _ in self.ring.reap():
+            job = requests.pop(user_data)
+            if user_data == job.target:
+                job.result = res
+            job.owed -= 1
+            if not job.owed:
+                self._go_on(job, *self._heard(job))
+
+    def _call(self, job):
+        event, code = super()._call(job)
+        if event == m.ISCONN and job.machine.state == m.CONFIRMING and not RingDriver._settles:
+            # The opcode had completed the handshake, as it should (no E8), so no later success
+            # needs confirming. Fast open proves nothing: that connect never waited.
+            if job.sock.proto != IPPROTO_MPTCP and not job.sock.getsockopt(
+                    IPPROTO_TCP, _TCP_FASTOPEN_CONNECT):
+                RingDriver._settles = True
+        return event, code
+
+    def _heard(self, job):
+        """The event that a finished request means, and its errno."""
+        res, state = job.result, job.machine.state
+        if state == m.TRYING:
+            if not res and RingDriver._settles:
+                return m.SETTLED, 0
+            return self._answer(job, -res)
+        if state in (m.WAITING, m.JOINING):
+            if res == -ECANCELED:
+                return job.ran_out(), 0
+            # Where poll itself failed, the next attempt will say why.
+            return (m.HANGUP if res > 0 and res & (POLLERR | POLLHUP) else m.READY), 0
+        if state == m.BACKING_OFF:
+            return job.slept(), 0
+        if state in (m.CONNECTING, m.NATIVE) and job.deadline is not None and res in (
+                -ECANCELED, -EINTR):        # EINTR: it was waiting in a worker thread
+            return m.EXPIRED, 0
+        return self._answer(job, -res)
+
+    def _request(self, job):
+        """A fresh user_data, written down before there is a request that bears it."""
+        self._serial = serial = self._serial + 1
+        self._requests[serial] = job
+        job.owed += 1
+        return serial
+
+    def _attempt(self, job):
+        # connect(2) without blocking, and without touching O_NONBLOCK, which others who use the
+        # socket would notice: step() cancels it when the kernel does not answer at once. Then it
+        # says ECANCELED (EINTR on 5.5 and 5.6), while the handshake goes on.
+        job.target = self._request(job)
+        self._attempts.append(job)
+        self.ring.prep_connect(job.fd, job.address, user_data=job.target)
+        return _LATER
+
+    def _connect(self, job):
+        job.target = self._request(job)
+        self.ring.prep_connect(job.fd, job.address, user_data=job.target,
+                               sqe_flags=IOSQE_IO_LINK if job.deadline is not None else 0)
+        return self._no_longer_than(job, job.deadline)
+
+    def _wait(self, job):
+        limit, job.target = job.limit(), self._request(job)
+        self.ring.prep_poll_add(job.fd, POLLOUT, user_data=job.target,
+                                sqe_flags=IOSQE_IO_LINK if limit is not None else 0)
+        return self._no_longer_than(job, limit)
+
+    def _no_longer_than(self, job, limit):
+        if limit is not None:
+            self.ring.prep_link_timeout(max(0.0, limit - time.monotonic()),
+                                        user_data=self._request(job))
+        return _LATER
+
+    def _sleep(self, job):
+        job.target = self._request(job)
+        self.ring.prep_timeout(job.next_pause(), user_data=job.target)
+        return _LATER
+
+
+class SyscallDriver(_Driver):
+    """Connects with connect(2) and poll(2): for kernels and containers without io_uring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poll = select.poll()
+        self._waiting: dict[int, Job] = {}              # fd -> job
+        self._sleeping: list[tuple[float, Job]] = []    # when to wake, job
+
+    def step(self, wait_nr: int = 1) -> None:
+        """Wait until a socket is ready or a time is up, and go on with what that concerns."""
+        now = time.monotonic()
+        ends = [job.limit() for job in self._waiting.values()]
+        ends = [end for end in ends if end is not None] + [wake for wake, _ in self._sleeping]
+        # Rounded up to the millisecond that poll(2) counts in: waking early would spin.
+        wait_ms = max(0, -int((now - min(ends)) * 1000 // 1)) if ends else None
+        for fd, mask in self._poll.poll(wait_ms):
+            self._go_on(self._no_longer_waits(fd), m.HANGUP if mask & (POLLERR | POLLHUP)
+                        else m.READY)
+        now = time.monotonic()
+        for fd, job in list(self._waiting.items()):
+            limit = job.limit()
+            if limit is not None and limit <= now:
+                self._go_on(self._no_longer_waits(fd), job.ran_out())
+        awake = [job for wake, job in self._sleeping if wake <= now]
+        self._sleeping = [(wake, job) for wake, job in self._sleeping if wake > now]
+        for job in awake:
+            self._go_on(job, job.slept())
+
+    def _no_longer_waits(self, fd):
+        self._poll.unregister(fd)
+        return self._waiting.pop(fd)
+
+    def _wait(self, job):
+        self._waiting[job.fd] = job
+        self._poll.register(job.fd, POLLOUT)
+        return _LATER
+
+    def _sleep(self, job):
+        self._sleeping.append((time.monotonic() + job.next_pause(), job))
+        return _LATER
+
+    def _attempt(self, job):
+        if not os.get_blocking(job.fd):
+            code = -syscalls.connect(job.fd, job.address.raw)
+        elif job.waits and job.deadline is None:
+            # The real thing. Coming back with one of these, it has waited for SO_SNDTIMEO.
+            code = -syscalls.connect(job.fd, job.address.raw)
+            if code in (EINPROGRESS, EALREADY, EAGAIN):
+                return m.SNDTIMEO, code
+        else:
+            try:
+                os.set_blocking(job.fd, False)      # as settimeout() does, only not for long
+                code = -syscalls.connect(job.fd, job.address.raw)
+            finally:
+                os.set_blocking(job.fd, True)
+        return m.EVENT_OF.get(code, m.ERROR), code
+
+    _connect = _attempt
+
+    def _check(self, job):
+        return m.CLEAN, 0       # every outcome was connect(2)'s own, which has cleaned up

@@ -1,0 +1,663 @@
+"""ring.py - a Ring: two queues in memory that is shared with the kernel, and how to work them.
+
+Read abi.py (skim it) and syscalls.py first. prep.py fills requests in; this file hands them over
+and takes the answers back. Read next: driver.py, which connects sockets with one of these.
+
+Some facts about io_uring
+-------------------------
+A request is a submission queue entry (SQE, 64 bytes), an answer a completion queue entry (CQE, 16
+bytes). Each queue is a ring: an array whose size is a power of two, and two counters, head and
+tail, which only ever grow and wrap at 2**32. What lies between them is in the queue:
+
+                 head            tail                count = (tail - head) & U32
+                  v               v                  index = counter & mask
+    +----+----+----+----+----+----+----+----+
+    |    |    |SQE |SQE |SQE |SQE |    |    |        The producer moves the tail, the consumer
+    +----+----+----+----+----+----+----+----+        the head; neither writes the other's word.
+
+For the SQ we produce and the kernel consumes; for the CQ the other way round. So four words of
+memory are all that the two sides say to each other, besides one system call: io_uring_enter
+makes the kernel look at the SQ tail, and can wait until the CQ holds enough.
+
+Between the SQ and the SQEs stands an array of indices, so that SQEs could be submitted in another
+order than they lie in. Like liburing, we let slot i mean SQE i for ever and forget about it.
+
+Completions come in any order. `user_data`, 64 bits that travel from SQE to CQE untouched, is the
+only thing that says which request a CQE answers.
+
+Some facts about Python
+-----------------------
+KeyboardInterrupt can land between any two bytecodes, so also between a system call and the
+assignment of its result. What was consumed is therefore always read again from the kernel's head
+word, never counted from results. And an SQE is recorded in `_inflight` before the tail moves over
+it: an interrupt in between costs a late release, never a use of freed memory.
+
+Struct.pack_into() clears its target before it writes, which another CPU can see (6 to 41 % of
+reads, measured). SQEs are private until the tail is published, so that is fine for them; heads
+and tails are stored through memoryview.cast("I"), one aligned 32-bit store.
+"""
+from __future__ import annotations
+
+import os
+import struct
+import time
+import weakref
+from collections import namedtuple
+from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
+from threading import get_ident
+
+from . import abi, errors, host, sockaddr, syscalls
+from .abi import (
+    IORING_CQE_F_MORE, IORING_ENTER_EXT_ARG, IORING_ENTER_GETEVENTS, IORING_FEAT_EXT_ARG,
+    IORING_FEAT_SINGLE_MMAP, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING, IORING_OFF_SQES,
+    IORING_SETUP_CLAMP, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_CQSIZE,
+    IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_SUBMIT_ALL,
+    IORING_SETUP_TASKRUN_FLAG, IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN, IOSQE_BUFFER_SELECT,
+    IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK, IOSQE_IO_LINK,
+)
+from .prep import U32, U64, Prep, check_timeout, fileno, timespec
+
+#: One completion: `user_data` as it was given, `res` (the result, or -errno), `flags`
+#: (IORING_CQE_F_*).
+CQE = namedtuple("CQE", "user_data res flags")
+_new = tuple.__new__        # what CQE._make() does, at half the cost
+
+MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
+MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
+
+# The default mode, and what is asked for where the kernel refuses it with EINVAL. With
+# DEFER_TASKRUN (6.1) the kernel touches both rings only inside our own io_uring_enter: no memory
+# barrier is needed anywhere, no signal or interrupt disturbs Python. SINGLE_ISSUER (6.0) is its
+# condition, and lets the kernel tell another thread off.
+_DEFAULT_FLAGS = (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+                  IORING_SETUP_SINGLE_ISSUER, 0)
+
+# The flags whose rings this class can work: those that leave the layout of the rings and the
+# way to submit as they are.
+_KNOWN_FLAGS = (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL
+                | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+                | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+
+_LINKS = IOSQE_IO_LINK | IOSQE_IO_HARDLINK
+_CLOSE_PATIENCE = 2.0       # seconds that close() waits for requests that it cancelled
+
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+_orphans: list = []         # memory that the kernel may still write to after its ring was closed
+
+
+class Ring(Prep):
+    """An io_uring: prep_*() fills requests in, submit() hands them over, reap() takes answers.
+
+    entries            SQEs, 1 to 32768; the kernel rounds up to a power of two
+    cq_entries         CQEs, up to 65536; None for twice the SQEs (Linux 5.5)
+    flags              IORING_SETUP_*, exactly these; None for SINGLE_ISSUER | DEFER_TASKRUN, or
+                       what this kernel has of it
+    submit_when_full   when no SQE is free, prep_*() submits by itself instead of raising
+                       SubmissionQueueFull (never in the middle of a chain of linked requests)
+
+    A ring belongs to the thread that made it (SINGLE_ISSUER) and to the process that made it: it
+    does not cross a fork. Use it in `with`, or close() it; what is in flight then is cancelled.
+
+    Raises RingUnavailable, an OSError that says why there is no io_uring here and what to do.
+    Linux 5.1; io_uring(7), io_uring_setup(2).
+    """
+
+    __slots__ = (
+        "__weakref__", "fd", "features", "flags", "sq_entries", "cq_entries", "submit_when_full",
+        "_owner", "_gone", "_maps", "_views", "_sq", "_sq_head", "_sq_tail", "_sq_flags",
+        "_sq_mask", "_sqes", "_sqe_tail", "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail",
+        "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_wait_timespec",
+        "_ext_arg", "_ext_arg_pin", "_defer",
+    )
+
+    def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
+                 flags: int | None = None, submit_when_full: bool = False):
+        self.fd = -1
+        self._owner, self._gone = None, "was never set up"
+        self._maps, self._views = [], []
+        self._inflight: dict[int, int] = {}     # user_data -> requests that still owe a last CQE
+        self._keepers: dict[int, list] = {}     # user_data -> what the kernel may touch for them
+        self._chain_keepers: list = []
+        _check_entries("entries", entries, MAX_ENTRIES, flags)
+        if cq_entries is not None:
+            _check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, flags)
+            if cq_entries < entries:
+                raise ValueError(f"cq_entries {cq_entries} is below entries {entries}: the CQ must "
+                                 "hold at least as many")
+        if flags is not None and flags & ~_KNOWN_FLAGS:
+            raise ValueError(f"setup flags {flags & ~_KNOWN_FLAGS:#x} are not supported here: they "
+                             "change the rings' layout or who submits")
+        self.submit_when_full = submit_when_full
+        self._open(entries, cq_entries, flags)
+
+    # -- setup -----------------------------------------------------------------------------------
+    def _open(self, entries, cq_entries, flags):
+        params = bytearray(abi.PARAMS.size)
+        for attempt in _DEFAULT_FLAGS if flags is None else (flags,):
+            if cq_entries is not None:
+                attempt |= IORING_SETUP_CQSIZE
+            fields = [0] * 28
+            fields[1], fields[2] = cq_entries or 0, attempt
+            abi.PARAMS.pack_into(params, 0, *fields)
+            result = syscalls.setup(entries, params)
+            if result != -EINVAL:
+                break
+        if result == -EINVAL:
+            raise errors.os_error(EINVAL, f"io_uring_setup: entries {entries}, flags {attempt:#x} "
+                                  "(this kernel does not know one of them, or not together)")
+        if result < 0:
+            raise errors.RingUnavailable(-result, errors.explain_setup(-result, host.look()))
+        self.fd = result
+        try:
+            self._map(abi.PARAMS.unpack(params))
+        except BaseException:
+            self._release("could not be mapped")
+            raise
+        self._owner, self._gone = get_ident(), ""
+        _rings.add(self)
+
+    def _map(self, params):
+        self.sq_entries, self.cq_entries, self.flags = params[:3]
+        self.features = params[5]
+        sq_head, sq_tail, sq_mask, _, sq_flags, _, sq_array = params[10:17]
+        cq_head, cq_tail, cq_mask, _, _, cqes = params[19:25]
+
+        # One map holds both rings since 5.4 (FEAT_SINGLE_MMAP); before, each has its own. The
+        # SQEs always do.
+        sq_size = sq_array + 4 * self.sq_entries
+        cq_size = cqes + abi.CQE.size * self.cq_entries
+        single = self.features & IORING_FEAT_SINGLE_MMAP
+        sq_map = self._mmap(max(sq_size, cq_size) if single else sq_size, IORING_OFF_SQ_RING)
+        cq_map = sq_map if single else self._mmap(cq_size, IORING_OFF_CQ_RING)
+        self._sqes = self._view(self._mmap(abi.SQE.size * self.sq_entries, IORING_OFF_SQES))
+        self._cqes = self._view(cq_map)
+        self._cqes_at = cqes
+
+        # The shared words. The kernel's offsets are in bytes, an index into these in words.
+        self._sq = self._view(sq_map, "I")
+        self._cq = self._sq if single else self._view(cq_map, "I")
+        self._sq_head, self._sq_tail, self._sq_flags = sq_head // 4, sq_tail // 4, sq_flags // 4
+        self._cq_head, self._cq_tail = cq_head // 4, cq_tail // 4
+        self._sq_mask, self._cq_mask = self._sq[sq_mask // 4], self._cq[cq_mask // 4]
+        assert self._sq_mask == self.sq_entries - 1
+        assert self._cq_mask == self.cq_entries - 1
+
+        # Slot i always means SQE i, so submit() publishes a tail and nothing else.
+        for i in range(self.sq_entries):
+            self._sq[sq_array // 4 + i] = i
+
+        self._sqe_tail = self._sq[self._sq_tail]    # ours, ahead of the one the kernel sees
+        self._last_sqe_flags = 0
+        self._defer = bool(self.flags & IORING_SETUP_DEFER_TASKRUN)
+
+        # A wait's time limit: enter() is given struct io_uring_getevents_arg, which points to a
+        # timespec. Both are filled anew for each wait.
+        self._wait_timespec = bytearray(abi.TIMESPEC.size)
+        self._ext_arg = bytearray(abi.GETEVENTS_ARG.size)
+        address, _, keeper = syscalls.writable(self._wait_timespec)
+        abi.GETEVENTS_ARG.pack_into(self._ext_arg, 0, 0, 0, 0, address)
+        self._ext_arg_pin = syscalls.pin(self._ext_arg), keeper
+
+    def _mmap(self, size, offset):
+        mapping = syscalls.map_ring(self.fd, size, offset)
+        self._maps.append(mapping)
+        return mapping
+
+    def _view(self, mapping, format="B"):
+        view = memoryview(mapping).cast(format)
+        self._views.append(view)
+        return view
+
+    # -- the submission queue --------------------------------------------------------------------
+    def _sqe(self, opcode, fd, addr=0, len=0, off=0, *, op_flags=0, user_data=0, sqe_flags=0,
+             ioprio=0, buf_index=0, personality=0, file_index=0, addr3=0, keeper=None):
+        """Fill the next free SQE. Every prep_*() ends here."""
+        if self._owner != get_ident():
+            self._check_owner()
+        tail = self._sqe_tail
+        if (tail - self._sq[self._sq_head]) & U32 == self.sq_entries:
+            self._make_room()
+        try:
+            abi.SQE.pack_into(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio,
+                              fd, off, addr, len, op_flags, user_data, buf_index, personality,
+                              file_index, addr3, 0)
+        except struct.error:
+            raise _bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
+                             addr=addr, len=len, op_flags=op_flags, user_data=user_data,
+                             buf_index=buf_index, personality=personality,
+                             file_index=file_index, addr3=addr3) from None
+        # lifetime   From the next submit until this request's last CQE the kernel may read or
+        #            write what the SQE points to. Known only by user_data, which the caller may
+        #            use twice: so requests are counted, and all keepers go with the last one.
+        if sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
+            # No CQE will tell, if all goes well; the next request in the chain will.
+            if keeper is not None:
+                self._chain_keepers.append(keeper)
+        else:
+            if keeper is not None:
+                self._keepers.setdefault(user_data, []).append(keeper)
+            if self._chain_keepers:
+                self._keepers.setdefault(user_data, []).extend(self._chain_keepers)
+                self._chain_keepers = []
+            self._inflight[user_data] = self._inflight.get(user_data, 0) + 1
+        self._last_sqe_flags = sqe_flags
+        self._sqe_tail = (tail + 1) & U32
+
+    def _make_room(self):
+        chain = self._last_sqe_flags & _LINKS
+        if self.submit_when_full and not chain:
+            self.submit()
+            if self.sq_space_left:
+                return
+        raise errors.SubmissionQueueFull(
+            f"all {self.sq_entries} SQEs are taken: " +
+            ("a chain of linked requests must be submitted whole, so ask for more entries" if chain
+             else "submit() first, or ask for more entries"))
+
+    @property
+    def sq_ready(self) -> int:
+        """How many SQEs are filled and not yet consumed by the kernel."""
+        if self._gone:
+            raise self._unusable()
+        return (self._sqe_tail - self._sq[self._sq_head]) & U32
+
+    @property
+    def sq_space_left(self) -> int:
+        """How many SQEs are free."""
+        return self.sq_entries - self.sq_ready
+
+    def submit(self) -> int:
+        """Hand all filled SQEs to the kernel, and do not wait -> how many it consumed.
+
+        Fewer than sq_ready were ready: the kernel stops after a request that it refuses outright
+        (its CQE says -EINVAL or so; IORING_SETUP_SUBMIT_ALL goes on), the rest stays ready.
+        OSError EBUSY: more completions are waiting than the CQ holds, reap() first. EAGAIN: the
+        kernel has no memory for more requests. io_uring_enter(2), io_uring_submit(3).
+        """
+        return self._enter(0, None)
+
+    def submit_and_get_events(self) -> int:
+        """submit(), and let the kernel work on completions in the same call, without waiting for any.
+
+        Under DEFER_TASKRUN it only does so when asked. io_uring_submit_and_get_events(3).
+        """
+        return self._enter(0, None, get_events=IORING_ENTER_GETEVENTS)
+
+    def submit_and_wait(self, wait_nr: int = 1, timeout: float | None = None) -> int:
+        """submit(), then wait until `wait_nr` completions are ready -> how many SQEs were consumed.
+
+        wait_nr   0 to cq_entries
+        timeout   seconds; None waits for ever. When it runs out this returns all the same: ask
+                  cq_ready, or just reap()
+        After a short submission (see submit()) it does not wait. io_uring_submit_and_wait(3).
+        """
+        if not 0 <= wait_nr <= self.cq_entries:
+            raise ValueError(f"wait_nr {wait_nr} is outside 0..{self.cq_entries}: the CQ holds no "
+                             "more")
+        return self._enter(wait_nr, check_timeout(timeout))
+
+    def _enter(self, wait_nr, timeout, submit=True, get_events=0):
+        """Submit, then wait until `wait_nr` CQEs are there or `timeout` seconds have gone."""
+        if self._owner != get_ident():
+            self._check_owner()
+        sq, head_at = self._sq, self._sq_head
+        first = tail = sq[head_at]
+        if submit:
+            # ownership   [head, tail) is the kernel's from here on: the SQEs were filled before.
+            tail = sq[self._sq_tail] = self._sqe_tail
+        if not wait_nr:
+            result = syscalls.enter(self.fd, (tail - first) & U32, 0, get_events)
+            if result < 0 and result != -EINTR:
+                raise self._enter_failed(-result)
+            return (sq[head_at] - first) & U32
+        deadline = None if timeout is None else time.monotonic() + timeout
+        cq, cq_head, cq_tail = self._cq, self._cq_head, self._cq_tail
+        while True:
+            to_submit = (tail - sq[head_at]) & U32
+            waiting = wait_nr > (cq[cq_tail] - cq[cq_head]) & U32
+            if not to_submit and not waiting:
+                break
+            if deadline is None or not waiting:
+                result = syscalls.enter(self.fd, to_submit, wait_nr,
+                                        IORING_ENTER_GETEVENTS if waiting else 0)
+            else:
+                result = self._enter_until(deadline, to_submit, wait_nr)
+            # The kernel answers with the number consumed, if there is one, and keeps to itself how
+            # the wait ended. An interrupted wait is -EINTR, or 0 when a CQE came in the meantime:
+            # either way, look at the words again (PEP 475: a handler that raised is gone by now).
+            if result < 0:
+                if result == -ETIME:
+                    break
+                if result != -EINTR:
+                    raise self._enter_failed(-result)
+            elif result < to_submit:
+                break
+            elif deadline is not None and not to_submit and time.monotonic() >= deadline:
+                break
+        return (sq[head_at] - first) & U32
+
+    def _enter_until(self, deadline, to_submit, wait_nr):
+        left = max(0.0, deadline - time.monotonic())
+        if self.features & IORING_FEAT_EXT_ARG:
+            abi.TIMESPEC.pack_into(self._wait_timespec, 0, *timespec(left))
+            return syscalls.enter(self.fd, to_submit, wait_nr,
+                                  IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+                                  self._ext_arg_pin[0], len(self._ext_arg))
+        # Before 5.11 enter has no time limit of its own.
+        if to_submit:
+            return syscalls.enter(self.fd, to_submit, 0, 0)
+        return self._wait_by_epoll(wait_nr, deadline)
+
+    def _wait_by_epoll(self, wait_nr, deadline):
+        # A ring's fd is readable while its CQ holds something. Edge-triggered epoll(7) also tells
+        # of every further completion, which poll(2) would not. liburing puts a timeout request of
+        # its own into the SQ here, and has to take one value of user_data from its users for it.
+        import select
+        with select.epoll() as epoll:
+            epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
+            while self.cq_ready < wait_nr:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return -ETIME
+                epoll.poll(left)
+                syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)   # fetch what overflowed
+        return 0
+
+    def _enter_failed(self, code):
+        if code == EEXIST:
+            return ValueError("this Ring belongs to another thread: make one per thread")
+        if code in (EPERM, ENOSYS):         # a seccomp filter that came after the ring
+            return errors.RingUnavailable(code, errors.explain_setup(code, host.look()))
+        advice = {
+            EBUSY: "more completions wait than the CQ holds: reap() first",
+            EAGAIN: "the kernel has no memory for more requests: reap() first, or try again",
+            EBADR: "completions were lost, as the kernel had no memory to keep them",
+        }.get(code)
+        return errors.os_error(code, "io_uring_enter" + (f" ({advice})" if advice else ""))
+
+    # -- the completion queue --------------------------------------------------------------------
+    @property
+    def cq_ready(self) -> int:
+        """How many CQEs can be taken without asking the kernel."""
+        if self._gone:
+            raise self._unusable()
+        return (self._cq[self._cq_tail] - self._cq[self._cq_head]) & U32
+
+    def reap(self, max: int | None = None) -> list[CQE]:
+        """Copy out the CQEs that are ready, `max` of them at most, oldest first; [] if none is.
+
+        Like io_uring_peek_batch_cqe(3), but copies: 16 bytes each, and no cqe_seen() to forget.
+        When the CQ looks empty, or has overflowed, the kernel is asked once more: under
+        DEFER_TASKRUN it only works on completions when it is asked to.
+        """
+        if self._owner != get_ident():
+            self._check_owner()
+        if max is not None and max < 0:
+            raise ValueError(f"max {max} is negative: give how many CQEs to take, or None for all")
+        cqes = self._take(max)
+        ask = self._defer and not cqes
+        while ask or self._sq[self._sq_flags] & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN):
+            if max is not None and len(cqes) >= max:
+                break
+            ask = False
+            syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)
+            more = self._take(None if max is None else max - len(cqes))
+            if not more:
+                break
+            cqes += more
+        return cqes
+
+    def _take(self, max):
+        cq, unpack, cqes, mask, at = (self._cq, abi.CQE.unpack_from, self._cqes, self._cq_mask,
+                                      self._cqes_at)
+        head = cq[self._cq_head]
+        count = (cq[self._cq_tail] - head) & U32
+        if max is not None and count > max:
+            count = max
+        if not self._defer:
+            # ordering   Another CPU may have posted these (io-wq, interrupts): what the tail covers
+            #            must not be read before the tail itself. With DEFER_TASKRUN it was us.
+            syscalls.fence()
+        taken = [_new(CQE, unpack(cqes, at + (counter & mask) * 16))
+                 for counter in range(head, head + count)]
+        # ownership   The slots are the kernel's again from this store on: copied first.
+        cq[self._cq_head] = (head + count) & U32
+        inflight = self._inflight
+        for user_data, _, flags in taken:
+            # A request's last CQE is the one without MORE (multishot and zero-copy set it).
+            if not flags & IORING_CQE_F_MORE:
+                left = inflight.pop(user_data, 1) - 1
+                if left:
+                    inflight[user_data] = left
+                else:
+                    self._keepers.pop(user_data, None)
+        return taken
+
+    def peek_cqe(self) -> CQE | None:
+        """The oldest CQE, taken off the queue; None when there is none. Does not wait.
+
+        In C it would stay in the queue until io_uring_cqe_seen(3); here it is yours.
+        """
+        cqes = self.reap(1)
+        return cqes[0] if cqes else None
+
+    def wait_cqe(self, timeout: float | None = None) -> CQE:
+        """The oldest CQE, taken off the queue; waits for it. Submits nothing.
+
+        timeout   seconds; None waits for ever. TimeoutError when it runs out.
+        io_uring_wait_cqe(3), io_uring_wait_cqe_timeout(3).
+        """
+        check_timeout(timeout)
+        cqe = self.peek_cqe()
+        if cqe is None:
+            self._enter(1, timeout, submit=False)
+            cqe = self.peek_cqe()
+        if cqe is None:
+            raise errors.timed_out("wait_cqe", timeout)
+        return cqe
+
+    # -- registering -----------------------------------------------------------------------------
+    def _register(self, opcode, arg=None, nr_args=0):
+        if self._owner != get_ident():
+            self._check_owner()
+        result = syscalls.register(self.fd, opcode, arg, nr_args)
+        if result < 0:
+            raise errors.os_error(-result, f"io_uring_register opcode {opcode}")
+        return result
+
+    def register_probe(self) -> frozenset[int]:
+        """The opcodes (IORING_OP_*) that this kernel supports. Linux 5.6; OSError EINVAL before.
+
+        io_uring_register_probe(3).
+        """
+        data = bytearray(abi.PROBE.size + 256 * abi.PROBE_OP.size)
+        self._register(abi.IORING_REGISTER_PROBE, syscalls.pin(data), 256)
+        _, count, _ = abi.PROBE.unpack_from(data)
+        rows = abi.PROBE_OP.iter_unpack(memoryview(data)[abi.PROBE.size:][:count * 8])
+        return frozenset(op for op, _, flags, _ in rows if flags & abi.IO_URING_OP_SUPPORTED)
+
+    def register_eventfd(self, fd) -> None:
+        """Signal an eventfd(2) with each completion. Linux 5.2. io_uring_register_eventfd(3).
+
+        Under DEFER_TASKRUN polling the ring's own fd never wakes; this does. Drain the eventfd
+        first, then reap().
+        """
+        word = bytearray(struct.pack("=i", fileno(fd)))
+        self._register(abi.IORING_REGISTER_EVENTFD, syscalls.pin(word), 1)
+
+    def unregister_eventfd(self) -> None:
+        """Undo register_eventfd(). OSError ENXIO when there was none. Linux 5.2."""
+        self._register(abi.IORING_UNREGISTER_EVENTFD)
+
+    # -- Python objects into numbers, for prep.py ------------------------------------------------
+    def _some(self, buf, size, kernel_writes, sqe_flags):
+        if buf is None and sqe_flags & IOSQE_BUFFER_SELECT:
+            return 0, size or 0, None           # the kernel picks a buffer of the group
+        address, length, keeper = self._buffer(buf, kernel_writes)
+        if size is not None and not 0 <= size <= length:
+            raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
+        return address, length if size is None else size, keeper
+
+    @staticmethod
+    def _buffer(buf, kernel_writes):
+        return syscalls.writable(buf) if kernel_writes else syscalls.readable(buf)
+
+    @staticmethod
+    def _sockaddr(fd, address):
+        if type(address) is sockaddr.SockAddr:
+            raw = address.raw
+        else:
+            family = getattr(fd, "family", None)
+            if family is None:
+                family = sockaddr.guess_family(address)
+            raw = sockaddr.pack(family, address, resolve=False)
+        return syscalls.address_of(raw), len(raw), raw
+
+    @staticmethod
+    def _path(path):
+        raw = os.fsencode(path)
+        if b"\0" in raw:
+            raise ValueError(f"path {path!r} has an embedded NUL: the kernel would stop there")
+        raw += b"\0"
+        return syscalls.address_of(raw), raw
+
+    @staticmethod
+    def _timespec(ts):
+        raw = abi.TIMESPEC.pack(*timespec(ts))
+        return syscalls.address_of(raw), raw
+
+    # -- the end ---------------------------------------------------------------------------------
+    @property
+    def closed(self) -> bool:
+        """True after close(), and in a forked child."""
+        return self.fd < 0
+
+    def close(self) -> None:
+        """Cancel what is in flight, wait for it, give everything back. May be called twice.
+
+        Closing the fd alone would leave the kernel to cancel in its own time, while it may still
+        write to buffers that Python has freed.
+        """
+        if self.closed:
+            return
+        mine = self._owner == get_ident() or not self.flags & IORING_SETUP_SINGLE_ISSUER
+        try:
+            if mine and self._inflight:
+                self._cancel_in_flight()
+        finally:
+            # What could not be cancelled in time (or not by this thread) stays pinned for good.
+            if self._inflight:
+                _orphans.extend(self._keepers.values())
+            _orphans.extend(self._chain_keepers)
+            self._release("is closed: make a new one")
+
+    def _cancel_in_flight(self):
+        # The tail goes back to the head: what was not submitted is dropped, never sent.
+        self._sqe_tail = self._sq[self._sq_tail] = self._sq[self._sq_head]
+        marker = U64
+        while marker in self._inflight:
+            marker -= 1
+        deadline = time.monotonic() + _CLOSE_PATIENCE
+        for user_data in list(self._inflight):
+            # By user_data, which every kernel can, and until there is none left (-ENOENT): also
+            # right for user_data used twice, and for a CQE that an interrupted reap() lost.
+            answer = 0
+            while answer != -ENOENT and time.monotonic() < deadline:
+                self._inflight.pop(marker, None)
+                self.prep_cancel(user_data, user_data=marker)
+                self.submit()
+                answer = None
+                while answer is None and time.monotonic() < deadline:
+                    self._enter(1, max(0.0, deadline - time.monotonic()))
+                    for cqe in self.reap():
+                        if cqe.user_data == marker:
+                            answer = cqe.res
+                if answer not in (0, -ENOENT, None):
+                    time.sleep(0.001)       # -EALREADY: a worker thread is still at it
+            if answer == -ENOENT:
+                self._inflight.pop(user_data, None)
+                self._keepers.pop(user_data, None)
+
+    def _release(self, why):
+        """Views, then maps, then the fd: a map with views can't be closed, and dups the fd."""
+        self._gone = why
+        self._owner = None
+        self._inflight.clear()
+        self._keepers.clear()
+        while self._views:
+            self._views.pop().release()
+        while self._maps:
+            self._maps.pop().close()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            syscalls.close(fd)
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def __del__(self):
+        if getattr(self, "fd", -1) >= 0:
+            import warnings
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            self.close()
+
+    def __repr__(self):
+        if self.closed:
+            return "<pyuring.Ring closed>"
+        return (f"<pyuring.Ring fd={self.fd} sq_entries={self.sq_entries} "
+                f"cq_entries={self.cq_entries} flags={self.flags:#x}>")
+
+    def fileno(self) -> int:
+        """The ring's fd, for poll(2) and epoll(7); see register_eventfd() about DEFER_TASKRUN."""
+        return self.fd
+
+    def _check_owner(self):
+        if self._gone:
+            raise self._unusable()
+        if self.flags & IORING_SETUP_SINGLE_ISSUER:
+            raise ValueError("this Ring belongs to another thread (SINGLE_ISSUER): make one per "
+                             "thread, or Ring(flags=0) and a lock")
+
+    def _unusable(self):
+        return ValueError(f"this Ring {self._gone}")
+
+
+def _check_entries(name, value, limit, flags):
+    if not isinstance(value, int):
+        raise TypeError(f"{name} {value!r} is not an int: give a number from 1 to {limit}")
+    if value < 1 or (value > limit and not (flags or 0) & IORING_SETUP_CLAMP):
+        raise ValueError(f"{name} {value} is outside 1..{limit}, the kernel's limit")
+
+
+_WIDTHS = {"opcode": 8, "sqe_flags": 8, "ioprio": 16, "len": 32, "op_flags": 32, "buf_index": 16,
+           "personality": 16, "file_index": 32}
+
+
+def _bad_field(**fields):
+    """The exception for a field that does not fit its place in the SQE."""
+    for name, value in fields.items():
+        if not isinstance(value, int):
+            return TypeError(f"{name} {value!r} is not an int")
+        if name == "fd":
+            low, high = -1 << 31, (1 << 31) - 1
+        else:
+            low, high = 0, (1 << _WIDTHS.get(name, 64)) - 1
+        if not low <= value <= high:
+            return ValueError(f"{name} {value} is outside {low}..{high}: it does not fit the SQE")
+    raise AssertionError(fields)
+
+
+def _after_fork_in_child():
+    # The child has the parent's maps: had it submitted only once, the shared tail would have moved
+    # under the parent, although SINGLE_ISSUER then says EEXIST (measured on 6.18). So it lets go of
+    # everything. Not MADV_DONTFORK: when Python later unmaps that hole in the child, it unmaps
+    # whatever moved in since.
+    for ring in list(_rings):
+        if ring.fd >= 0:
+            ring._release("belongs to the parent process: make a new one after fork()")
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
