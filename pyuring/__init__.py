@@ -1,3 +1,26 @@
-from .client import connect, connect_many, create_connection, Outcome
-from .ring import Ring, CQE
+"""pyuring: io_uring in pure Python, with a connect() that answers as connect(2) does.
+
+    pyuring.connect(sock, ("example.org", 443), timeout=5)      the system call's answers, always
+    pyuring.create_connection(("example.org", 443))             a new socket, connected
+    pyuring.connect_many(addresses, concurrency=256)            many at a time, outcomes as they come
+    pyuring.Ring()                                              the ring itself: prep, submit, reap
+    pyuring.probe()                                             what this kernel and container allow
+
+Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.py; then machine.py,
+driver.py, client.py. `python3 -m pyuring` shows it at work.
+"""
+from .capabilities import Capabilities, probe
+from .client import Outcome, connect, connect_many, create_connection
+from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
+from .machine import ConnectMachine, ConnectStateError
+from .prep import Timespec
+from .ring import CQE, Ring
 from .sockaddr import SockAddr
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
+    "Ring", "RingUnavailable", "SockAddr", "SubmissionQueueFull", "Timespec", "connect",
+    "connect_many", "create_connection", "probe",
+]

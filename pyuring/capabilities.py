@@ -1,0 +1,106 @@
+"""capabilities.py - probe(): what this kernel and this container allow, as one value.
+
+Nothing is concluded from a version: a ring is made, the kernel is asked for its opcodes, each
+setup flag is tried. Where no ring can be had, the reason and the remedy come from
+errors.explain_setup().
+
+Read next: client.py, which connects by whatever works; `python3 -m pyuring doctor` prints this.
+"""
+from __future__ import annotations
+
+from collections import namedtuple
+from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM
+
+from . import abi, errors, host, syscalls
+from .ring import Ring
+
+#: available     True when a ring can be made and used here
+#: strategy      what connect() picks: "emulated" or "syscall"
+#: cause         "", or why not: one of errors.CAUSES
+#: reason        "", or what was seen, one line
+#: remedy        "", or what to do about it, one line
+#: release       as uname -r, for the reader; nothing is decided by it
+#: features      IORING_FEAT_*, 0 where there is no ring
+#: ops           frozenset of the opcodes that work, by liburing's names ("connect", "send_zc"); one
+#:               that is newer than this list is "op70"
+#: setup_flags   IORING_SETUP_* that the kernel knows, each tried by itself
+#: connect       which connect errata this kernel shows; None: not examined
+Capabilities = namedtuple("Capabilities", "available strategy cause reason remedy release features "
+                                          "ops setup_flags connect")
+
+# What a flag needs beside it to be accepted (io_uring_setup(2)).
+_COMPANIONS = {
+    abi.IORING_SETUP_SQ_AFF: abi.IORING_SETUP_SQPOLL,
+    abi.IORING_SETUP_TASKRUN_FLAG: abi.IORING_SETUP_COOP_TASKRUN,
+    abi.IORING_SETUP_DEFER_TASKRUN: abi.IORING_SETUP_SINGLE_ISSUER,
+    abi.IORING_SETUP_REGISTERED_FD_ONLY: abi.IORING_SETUP_NO_MMAP,
+    abi.IORING_SETUP_HYBRID_IOPOLL: abi.IORING_SETUP_IOPOLL,
+    abi.IORING_SETUP_SQ_REWIND: abi.IORING_SETUP_NO_SQARRAY,
+}
+_PASSING = (EMFILE, ENFILE, ENOMEM)     # says nothing about the flag, and may be over soon
+
+_known: Capabilities | None = None
+
+
+def probe() -> Capabilities:
+    """What io_uring can do here. About a millisecond; remembered for the life of the process.
+
+    Never raises: where io_uring is blocked, `available` is False, and `reason` and `remedy` say
+    what blocks it and what to do.
+    """
+    global _known
+    if _known is None:
+        found = _probe()
+        if found.cause in ("nofile", "memory", "memlock"):
+            return found
+        _known = found
+    return _known
+
+
+def _probe():
+    release = host.look().release
+    try:
+        with Ring(1) as ring:
+            ring.prep_nop()             # a filter may let setup through and stop enter
+            ring.submit_and_wait(1)
+            features = ring.features
+            ops = _ops(ring)
+    except errors.RingUnavailable as error:
+        return Capabilities(False, "syscall", error.cause, error.reason, error.remedy, release, 0,
+                            frozenset(), 0, None)
+    usable = bool(features & abi.IORING_FEAT_SUBMIT_STABLE)
+    return Capabilities(
+        True, "emulated" if usable else "syscall", "",
+        "" if usable else "io_uring works, but is older than IORING_OP_CONNECT (Linux 5.5)", "",
+        release, features, ops, _setup_flags(), None)
+
+
+def _ops(ring):
+    try:
+        numbers = ring.register_probe()
+    except OSError as error:
+        if error.errno not in (EINVAL, EPERM, ENOSYS):      # EINVAL: before 5.6 one can't ask
+            raise
+        return frozenset()
+    rows = abi.OPCODES
+    return frozenset(rows[number].name if number < len(rows) else f"op{number}"
+                     for number in numbers)
+
+
+def _setup_flags():
+    """Each flag tried by itself. An unknown one is EINVAL; a known one makes a ring, or another
+    complaint about what would have to come with it (memory, a CPU, a ring to attach to)."""
+    flags = 0
+    for bit in range(32):
+        flag = 1 << bit
+        fields = [0] * 28
+        fields[1] = 1                                       # cq_entries
+        fields[2] = flag | _COMPANIONS.get(flag, 0)
+        fields[6] = 0xFFFF_FFFF                             # wq_fd: -1, no ring to attach to
+        params = bytearray(abi.PARAMS.pack(*fields))
+        result = syscalls.setup(1, params)
+        if result >= 0:
+            syscalls.close(result)
+        if -result not in (EINVAL, *_PASSING):
+            flags |= flag
+    return flags

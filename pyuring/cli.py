@@ -1,0 +1,363 @@
+"""cli.py - the command line: a tour, `doctor`, `connect`.
+
+Only presentation: what is shown comes from client.py, capabilities.py and ring.py. Exit codes:
+0 all is well, 1 not all, 2 bad usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
+"""
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import platform
+import socket
+import sys
+import time
+
+from . import __version__, abi, client, errors, host, sockaddr
+from .capabilities import probe
+
+_NAME = f"python3 -m {__package__}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, which names the value and where to look: argparse adds the usage above it."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line -> the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _quietly_close_stdout()
+        return 130
+    except BrokenPipeError:
+        _quietly_close_stdout()
+        return 141
+
+
+def _quietly_close_stdout():
+    # The interpreter flushes stdout once more at exit; what can't be written then goes nowhere.
+    try:
+        sys.stdout.flush()
+    except (OSError, KeyboardInterrupt):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser():
+    parser = _Parser(prog=_NAME, description="io_uring in pure Python. Without a command: a tour "
+                     "on loopback that needs no network.")
+    parser.add_argument("--version", action="version", version=f"pyuring {__version__}")
+    parser.set_defaults(run=_tour)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    doctor = commands.add_parser("doctor", help="is io_uring usable here, and if not, what blocks "
+                                 "it and what to do (exit 0: usable, 1: not)")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    doctor.set_defaults(run=_doctor)
+
+    connect = commands.add_parser(
+        "connect", help="connect to each target (exit 0: all connected, 1: some not)",
+        description="Connects to each target, closes again, and prints a line for each as it "
+        "finishes.")
+    connect.add_argument("targets", nargs="+", metavar="TARGET", help="host:port, [v6]:port, "
+                         "unix:/path or unix:@abstract-name; - reads more from stdin, one a line")
+    connect.add_argument("--timeout", type=_seconds, metavar="S", help="seconds for each target "
+                         "(default: the kernel's own patience, about two minutes)")
+    connect.add_argument("--concurrency", type=_count, metavar="N", default=256,
+                         help="at most so many at a time (default: 256)")
+    connect.add_argument("--strategy", choices=client.STRATEGIES, help="default: emulated where "
+                         "io_uring works, else syscall")
+    connect.add_argument("--json", action="store_true", help="one JSON object a line, no summary")
+    connect.set_defaults(run=_connect)
+    return parser
+
+
+def _seconds(text):
+    try:
+        return client.check_timeout(float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0") from None
+
+
+def _count(text):
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+# -- the tour -------------------------------------------------------------------------------------
+def _tour(_arguments):
+    works = probe()
+    print(f"pyuring {__version__} on Linux {works.release}, Python {platform.python_version()}")
+    if works.available:
+        print("io_uring works here. A request is an entry in a ring that is shared with the "
+              "kernel:")
+        _one_nop()
+    else:
+        print(f"io_uring does not work here: {works.reason}.\n{works.remedy}.")
+        print("pyuring.connect() goes on with plain system calls, as below.")
+
+    with socket.socket() as listener, socket.socket() as closed:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        closed.bind(("127.0.0.1", 0))           # bound, so nobody else gets it; nobody listens
+        print(f"\nA connect to a listener ({sockaddr.format_address(listener.getsockname())}), "
+              "and once more on the same socket:")
+        _compare(listener.getsockname(), works, ("first", "second"), _twice)
+        print(f"\nA connect where nobody listens ({sockaddr.format_address(closed.getsockname())}"
+              "), once more, and what the socket is good for afterwards:")
+        _compare(closed.getsockname(), works,
+                 ("first", "second", "then connect(2)", "then listen()"), _twice_and_after)
+    print(f"""
+What differs from connect(2) is marked with *. The kernel's own answers changed from version to
+version; pyuring's do not.
+
+Next:  {_NAME} doctor                       what this machine allows
+       {_NAME} connect example.org:443      any number of host:port
+       python3 examples/01_three_syscalls.py        io_uring from the ground up, without pyuring""")
+    return 0
+
+
+def _one_nop():
+    with client.Ring(4) as ring:
+        ring.prep_nop(user_data=42)
+        ready = ring.sq_ready
+        consumed = ring.submit_and_wait(1)
+        print(f"  prep_nop(user_data=42)    {ready} SQE is ready\n"
+              f"  submit_and_wait(1)        the kernel took {consumed}\n"
+              f"  reap()                    {ring.reap()[0]}")
+
+
+def _compare(address, works, columns, steps):
+    """A table: what connect(2), the bare opcode and pyuring each give."""
+    rows = [("connect(2)", steps(address, _by_connect2))]
+    if works.available:
+        rows.append(("IORING_OP_CONNECT", steps(address, _by("native"))))
+    rows.append((f"pyuring ({works.strategy})", steps(address, _by(None))))
+    cells = [[name, *(cell if cell == rows[0][1][i] else cell + " *"
+                      for i, cell in enumerate(row))] for name, row in rows]
+    widths = [max(len(line[i]) for line in [("", *columns), *cells])
+              for i in range(len(columns) + 1)]
+    for line in [("", *columns), *cells]:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+        print("  " + (_bold(text) if "*" in text else text))
+
+
+def _twice(address, connect):
+    with socket.socket() as sock:
+        return [_name(lambda: connect(sock, address)) for _ in range(2)]
+
+
+def _twice_and_after(address, connect):
+    with socket.socket() as sock, socket.socket() as other:
+        results = [_name(lambda: connect(sock, address)) for _ in range(2)]
+        results.append(_name(lambda: sock.connect(address)))
+        _name(lambda: connect(other, address))
+        results.append(_name(other.listen))
+        return results
+
+
+def _by_connect2(sock, address):
+    sock.connect(address)
+
+
+def _by(strategy):
+    return lambda sock, address: client.connect(sock, address, 5, strategy=strategy)
+
+
+def _name(call):
+    try:
+        call()
+    except OSError as error:
+        return errors.name_of(error.errno) if error.errno else type(error).__name__
+    return "0"
+
+
+def _bold(text):
+    return f"\x1b[1m{text}\x1b[0m" if _colour(sys.stdout) else text
+
+
+def _colour(stream):
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+# -- doctor ---------------------------------------------------------------------------------------
+def _doctor(arguments):
+    works, seen = probe(), host.look()
+    names = [row.name for row in abi.OPCODES]
+    report = {
+        "usable": works.available,
+        "cause": works.cause, "reason": works.reason, "remedy": works.remedy,
+        "strategy": works.strategy,
+        "kernel": works.release, "machine": seen.machine,
+        "python": platform.python_version(), "pyuring": __version__,
+        "setup_flags": _flag_names("IORING_SETUP_", works.setup_flags),
+        "features": _flag_names("IORING_FEAT_", works.features),
+        "opcodes": sorted(works.ops),
+        "opcodes_missing": [name for name in names if works.ops and name not in works.ops],
+        "io_uring_disabled": seen.io_uring_disabled, "io_uring_group": seen.io_uring_group,
+        "seccomp": seen.seccomp, "sandbox": seen.sandbox,
+        "memlock": seen.memlock, "nofile": seen.nofile, "open_files": seen.open_files,
+    }
+    if arguments.json:
+        print(json.dumps(report))
+        return 0 if works.available else 1
+
+    if works.available:
+        print("io_uring is usable here.")
+    else:
+        print(f"io_uring is not usable here ({works.cause}).")
+        print(f"  seen      {works.reason}")
+        print(f"  remedy    {works.remedy}")
+    strategy = {
+        "emulated": "emulated: over io_uring, and what the kernel gets wrong is put right",
+        "syscall": "syscall: connect(2) and poll(2), which needs no io_uring",
+    }[works.strategy]
+    print(f"  connect   {strategy}")
+    if works.available and works.reason:
+        print(f"            {works.reason}")
+    print(f"  kernel    Linux {works.release} on {seen.machine}")
+    print(f"  python    {platform.python_version()}, pyuring {__version__}")
+    if works.available:
+        _wrapped("setup", " ".join(report["setup_flags"]))
+        _wrapped("features", " ".join(report["features"]))
+        if works.ops:
+            missing = report["opcodes_missing"]
+            _wrapped("opcodes", f"{len(works.ops)} work; of the {len(names)} that pyuring knows "
+                     + (f"not here: {' '.join(missing)}" if missing else "none is missing"))
+        else:
+            _wrapped("opcodes", "unknown: this kernel can't be asked (Linux 5.6)")
+    disabled = seen.io_uring_disabled
+    print("  sysctl    " + ("kernel.io_uring_disabled does not exist (Linux 6.6)" if disabled is None
+                            else f"kernel.io_uring_disabled = {disabled}"))
+    print("  seccomp   " + {0: "no filter on this process", 1: "strict mode",
+                            2: "a filter is on this process"}.get(seen.seccomp, "unknown"))
+    print(f"  limits    {seen.open_files} of {_limit(seen.nofile)} files open (RLIMIT_NOFILE), "
+          f"RLIMIT_MEMLOCK {_limit(seen.memlock)} bytes (counts before Linux 5.12)")
+    return 0 if works.available else 1
+
+
+def _flag_names(prefix, flags):
+    return [name[len(prefix):] for name in vars(abi)
+            if name.startswith(prefix) and flags & getattr(abi, name)]
+
+
+def _wrapped(label, text):
+    import textwrap
+    print(textwrap.fill(text, 96, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12))
+
+
+def _limit(value):
+    return "unlimited" if value is None else value
+
+
+# -- connect --------------------------------------------------------------------------------------
+def _connect(arguments):
+    bad = []        # complaints about lines of stdin: told as they come, counted at the end
+    try:
+        addresses = [_address(target) if target != "-" else None for target in arguments.targets]
+    except ValueError as error:
+        print(f"{_NAME} connect: {error}", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    counts: dict[str, int] = {}
+    progress = _Progress(sys.stderr)
+    outcomes = client.connect_many(
+        _all_addresses(addresses, bad), timeout=arguments.timeout,
+        concurrency=arguments.concurrency, strategy=arguments.strategy)
+    try:
+        for outcome in outcomes:
+            what = _outcome_name(outcome.error)
+            counts[what] = counts.get(what, 0) + 1
+            progress.clear()
+            _print_outcome(outcome, what, arguments.json)
+            progress.show(counts)
+    except errors.RingUnavailable as error:
+        print(f"{_NAME} connect: {error.strerror}", file=sys.stderr)
+        return 1
+    finally:
+        progress.clear()
+        outcomes.close()
+    done, ok = sum(counts.values()), counts.pop("ok", 0)
+    if not arguments.json:
+        failed = "".join(f", {count} {what}" for what, count in sorted(counts.items()))
+        strategy = arguments.strategy or probe().strategy
+        print(f"{ok} of {done} connected{failed} in {time.monotonic() - began:.3f} s ({strategy})")
+    return 2 if bad else 0 if ok == done else 1
+
+
+def _address(target):
+    family, address = sockaddr.split_target(target)
+    if family is not None:
+        sockaddr.pack(family, address)          # so that a path which is too long is told now
+    return address
+
+
+def _all_addresses(addresses, bad):
+    for address in addresses:
+        if address is not None:
+            yield address
+            continue
+        for line in sys.stdin:
+            target = line.strip()
+            if target and not target.startswith("#"):
+                try:
+                    address = _address(target)
+                except ValueError as error:
+                    bad.append(target)
+                    print(f"{_NAME} connect: stdin: {error}", file=sys.stderr)
+                    continue
+                yield address
+
+
+def _outcome_name(error):
+    if error is None:
+        return "ok"
+    if isinstance(error, errors.ConnectTimeout):
+        return "timeout"
+    if isinstance(error, socket.gaierror):
+        return next((name for name in dir(socket) if name.startswith("EAI_")
+                     and getattr(socket, name) == error.errno), "unresolved")
+    return errors.name_of(error.errno)
+
+
+def _print_outcome(outcome, what, as_json):
+    target = sockaddr.format_address(outcome.address)
+    milliseconds = outcome.elapsed * 1000
+    if as_json:
+        print(json.dumps({
+            "target": target, "ok": outcome.ok, "error": None if outcome.ok else what,
+            "errno": getattr(outcome.error, "errno", None),
+            "message": None if outcome.ok else str(outcome.error),
+            "elapsed_ms": round(milliseconds, 3)}), flush=True)
+    else:
+        print(f"{what:<12}  {target}  {milliseconds:.1f} ms", flush=True)
+
+
+class _Progress:
+    """A line on a terminal that says how far it has come; nothing anywhere else."""
+
+    def __init__(self, stream):
+        self._stream = stream if stream.isatty() else None
+        self._shown = 0.0
+
+    def show(self, counts):
+        """Write the line, ten times a second at most."""
+        now = time.monotonic()
+        if self._stream and now - self._shown > 0.1:
+            self._shown = now
+            done = sum(counts.values())
+            self._stream.write(f"{done} done, {counts.get('ok', 0)} ok")
+            self._stream.flush()
+
+    def clear(self):
+        """Take the line away, before something else is printed there."""
+        if self._stream and self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
