@@ -1,4 +1,7 @@
-"""python3 -m pyuring: see cli.py."""
+"""__main__.py - what `python3 -m pyuring` runs, under whatever name the package was vendored.
+
+Nothing happens in here; read next: cli.py.
+"""
 import sys
 
 from .cli import main

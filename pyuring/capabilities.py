@@ -43,7 +43,7 @@ _known: Capabilities | None = None
 
 
 def probe() -> Capabilities:
-    """What io_uring can do here. About a millisecond; remembered for the life of the process.
+    """What io_uring can do here. About a millisecond; remembered, unless what blocks it may pass.
 
     Never raises: where io_uring is blocked, `available` is False, and `reason` and `remedy` say
     what blocks it and what to do.
@@ -51,8 +51,8 @@ def probe() -> Capabilities:
     global _known
     if _known is None:
         found = _probe()
-        if found.cause in ("nofile", "memory", "memlock"):
-            return found
+        if found.cause in ("nofile", "memory", "memlock", "unknown"):
+            return found                # may be over soon
         _known = found
     return _known
 
@@ -65,9 +65,9 @@ def _probe():
             ring.submit_and_wait(1)
             features = ring.features
             ops = _ops(ring)
-    except errors.RingUnavailable as error:
-        return Capabilities(False, "syscall", error.cause, error.reason, error.remedy, release, 0,
-                            frozenset(), 0, None)
+    except OSError as error:
+        why = getattr(error, "diagnosis", None) or errors.explain_setup(error.errno, host.look())
+        return Capabilities(False, "syscall", *why, release, 0, frozenset(), 0, None)
     usable = bool(features & abi.IORING_FEAT_SUBMIT_STABLE)
     return Capabilities(
         True, "emulated" if usable else "syscall", "",

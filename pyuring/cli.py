@@ -17,36 +17,58 @@ import time
 from . import __version__, abi, client, errors, host, sockaddr
 from .capabilities import probe
 
-_NAME = f"python3 -m {__package__}"
+# Whatever it was vendored as. (Not __package__, which Python 3.9 sets late in a zip file.)
+_NAME = "python3 -m " + __name__.rpartition(".")[0]
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        """One line, which names the value and where to look: argparse adds the usage above it."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        """One line, which names the value and where to look; no usage above it."""
+        _complain(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line -> the exit code."""
+    # A path need not be text: it comes in by any byte, and goes out in any encoding. A stream
+    # that was closed (>&-) is None.
+    for stream, errors_ in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors_)
     try:
-        arguments = _parser().parse_args(argv)
-        code = arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = _parser().parse_args(argv)
+            code = arguments.run(arguments)
+        except SystemExit as end:       # argparse: --help, or a mistake that it has told about
+            code = end.code
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _quietly_close_stdout()
-        return 130
+        code = 130
     except BrokenPipeError:
-        _quietly_close_stdout()
-        return 141
+        code = 141
+    except OSError as error:            # a full disk behind stdout, no file descriptor left, ...
+        _complain(f"{_NAME}: {error}")
+        code = 1
+    _quietly_close_stdout()
+    return code
+
+
+def _complain(line):
+    if sys.stderr is not None:          # print() would take stdout instead
+        print(line, file=sys.stderr)
 
 
 def _quietly_close_stdout():
     # The interpreter flushes stdout once more at exit; what can't be written then goes nowhere.
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (OSError, KeyboardInterrupt):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def _parser():
@@ -114,13 +136,18 @@ def _tour(_arguments):
               "), once more, and what the socket is good for afterwards:")
         _compare(closed.getsockname(), works,
                  ("first", "second", "then connect(2)", "then listen()"), _twice_and_after)
-    print(f"""
+    print("""
 What differs from connect(2) is marked with *. The kernel's own answers changed from version to
 version; pyuring's do not.
-
-Next:  {_NAME} doctor                       what this machine allows
-       {_NAME} connect example.org:443      any number of host:port
-       python3 examples/01_three_syscalls.py        io_uring from the ground up, without pyuring""")
+""")
+    following = [(f"{_NAME} doctor", "what this machine allows"),
+                 (f"{_NAME} connect example.org:443", "any number of host:port")]
+    example = os.path.join("examples", "01_three_syscalls.py")      # not in a vendored copy
+    if os.path.exists(os.path.join(os.path.dirname(__file__), os.pardir, example)):
+        following.append((f"python3 {example}", "io_uring from the ground up, without pyuring"))
+    width = max(len(command) for command, _ in following)
+    for word, (command, what) in zip(("Next:", "", ""), following):
+        print(f"{word:<5}  {command:<{width}}    {what}")
     return 0
 
 
@@ -184,7 +211,7 @@ def _bold(text):
 
 
 def _colour(stream):
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 # -- doctor ---------------------------------------------------------------------------------------
@@ -238,7 +265,8 @@ def _doctor(arguments):
                             else f"kernel.io_uring_disabled = {disabled}"))
     print("  seccomp   " + {0: "no filter on this process", 1: "strict mode",
                             2: "a filter is on this process"}.get(seen.seccomp, "unknown"))
-    print(f"  limits    {seen.open_files} of {_limit(seen.nofile)} files open (RLIMIT_NOFILE), "
+    opened = "unknown" if seen.open_files is None else seen.open_files
+    print(f"  limits    {opened} of {_limit(seen.nofile)} files open (RLIMIT_NOFILE), "
           f"RLIMIT_MEMLOCK {_limit(seen.memlock)} bytes (counts before Linux 5.12)")
     return 0 if works.available else 1
 
@@ -259,11 +287,14 @@ def _limit(value):
 
 # -- connect --------------------------------------------------------------------------------------
 def _connect(arguments):
-    bad = []        # complaints about lines of stdin: told as they come, counted at the end
+    bad: list[str] = []     # complaints about lines of stdin: told as they come, counted at the end
     try:
         addresses = [_address(target) if target != "-" else None for target in arguments.targets]
     except ValueError as error:
-        print(f"{_NAME} connect: {error}", file=sys.stderr)
+        _complain(f"{_NAME} connect: {error}")
+        return 2
+    if None in addresses and sys.stdin is None:
+        _complain(f"{_NAME} connect: target '-' reads stdin, which is closed")
         return 2
     began = time.monotonic()
     counts: dict[str, int] = {}
@@ -279,7 +310,7 @@ def _connect(arguments):
             _print_outcome(outcome, what, arguments.json)
             progress.show(counts)
     except errors.RingUnavailable as error:
-        print(f"{_NAME} connect: {error.strerror}", file=sys.stderr)
+        _complain(f"{_NAME} connect: {error.strerror}")
         return 1
     finally:
         progress.clear()
@@ -294,8 +325,16 @@ def _connect(arguments):
 
 def _address(target):
     family, address = sockaddr.split_target(target)
-    if family is not None:
-        sockaddr.pack(family, address)          # so that a path which is too long is told now
+    try:
+        sockaddr.pack(family or sockaddr.guess_family(address), address, resolve=False)
+    except ValueError:
+        if family is not None:                  # a path that is too long
+            raise
+        try:
+            address[0].encode("idna")           # a name, as socket.getaddrinfo() would take it
+        except UnicodeError:
+            raise ValueError(f"target {target!a}: host {address[0]!a} is neither an address nor a "
+                             "name (labels of 1 to 63 characters)") from None
     return address
 
 
@@ -311,7 +350,7 @@ def _all_addresses(addresses, bad):
                     address = _address(target)
                 except ValueError as error:
                     bad.append(target)
-                    print(f"{_NAME} connect: stdin: {error}", file=sys.stderr)
+                    _complain(f"{_NAME} connect: stdin: {error}")
                     continue
                 yield address
 
@@ -344,20 +383,19 @@ class _Progress:
     """A line on a terminal that says how far it has come; nothing anywhere else."""
 
     def __init__(self, stream):
-        self._stream = stream if stream.isatty() else None
-        self._shown = 0.0
+        self._stream = stream if stream is not None and stream.isatty() else None
+        self._shown = False
 
     def show(self, counts):
-        """Write the line, ten times a second at most."""
-        now = time.monotonic()
-        if self._stream and now - self._shown > 0.1:
-            self._shown = now
-            done = sum(counts.values())
-            self._stream.write(f"{done} done, {counts.get('ok', 0)} ok")
+        """Write the line."""
+        if self._stream:
+            self._stream.write(f"{sum(counts.values())} done, {counts.get('ok', 0)} ok")
             self._stream.flush()
+            self._shown = True
 
     def clear(self):
         """Take the line away, before something else is printed there."""
-        if self._stream and self._shown:
+        if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+            self._shown = False

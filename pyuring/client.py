@@ -53,7 +53,8 @@ class _ThreadDriver(RingDriver):
     """A RingDriver whose ring goes when its thread goes."""
 
     def __del__(self):
-        self.ring.close()
+        if hasattr(self, "ring"):       # not where Ctrl-C came while it was made
+            self.ring.close()
 
 
 def _make_ring(entries):
@@ -75,10 +76,12 @@ def _make_ring(entries):
     return ring
 
 
-def _ring_driver():
-    driver = getattr(_local, "driver", None)
-    if driver is None or driver.ring.fd < 0:        # closed: a fork, or an interrupted connect
-        driver = _local.driver = _ThreadDriver(_make_ring(_RING_ENTRIES))
+def _take_driver():
+    """This thread's driver, for one connect alone: _run() puts it back. A signal handler that
+    connects while it interrupts another connect finds none and makes its own."""
+    driver = vars(_local).pop("driver", None)
+    if driver is None or driver.ring.fd < 0:        # closed by a fork
+        driver = _ThreadDriver(_make_ring(_RING_ENTRIES))
     return driver
 
 
@@ -173,13 +176,14 @@ def _run(sock, raw, timeout, strategy, fresh):
     """Connect, and come back with the job when its machine is done."""
     if strategy != "syscall":
         try:
-            driver = _ring_driver()
+            driver = _take_driver()
             job = Job(sock, raw, _start_event(sock, strategy, fresh), timeout)
             try:
                 driver.start(job)
                 while not driver.finished:
                     driver.step(job.owed)
                 driver.finished.clear()
+                _local.driver = driver
                 return job
             except BaseException:
                 # What is in flight is known to the ring: closing it cancels and waits.
@@ -233,20 +237,28 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
     sockaddr.check_port(port)
     failures: list[OSError] = []
     for family, type_, proto, _, target in socket.getaddrinfo(host, port, 0, SOCK_STREAM):
-        sock = socket.socket(family, type_, proto)
+        sock = None
         try:
+            sock = socket.socket(family, type_, proto)
+            limit = timeout
             if timeout is not None:
                 sock.settimeout(timeout)
+            else:
+                limit = sock.gettimeout() or None
             if source_address is not None:
                 sock.bind(source_address)
-            _connect_or_raise(sock, target, sock.gettimeout() or None, strategy, fresh=True)
+            _connect_or_raise(sock, target, limit, strategy, fresh=True)
             return sock
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             failures.append(error)
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
+    if not failures:
+        raise OSError(f"connect to {sockaddr.format_address(address)}: the name has no address")
     if all_errors and sys.version_info >= (3, 11):
         raise ExceptionGroup(f"connect to {sockaddr.format_address(address)}: all tries failed",
                              failures)
@@ -257,6 +269,10 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
 
 
 # -- many connects --------------------------------------------------------------------------------
+_SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
+                    # handed over together
+
+
 def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
                  concurrency: int = 256, keep: bool = False,
                  strategy: str | None = None) -> Iterator[Outcome]:
@@ -294,7 +310,8 @@ def _connect_many(addresses, timeout, concurrency, keep, strategy):
     more = True
     try:
         while more or jobs:
-            while more and len(jobs) < concurrency:
+            while more and len(jobs) < concurrency and not driver.finished:
+                asked = time.monotonic()
                 try:
                     address = held.pop() if held else next(addresses)
                 except StopIteration:
@@ -311,6 +328,8 @@ def _connect_many(addresses, timeout, concurrency, keep, strategy):
                     continue
                 jobs.add(job)
                 driver.start(job)
+                if time.monotonic() - asked > _SLOW:
+                    driver.step(0)
             if jobs and not driver.finished:
                 driver.step()
             while driver.finished:
@@ -318,10 +337,12 @@ def _connect_many(addresses, timeout, concurrency, keep, strategy):
                 jobs.remove(job)
                 yield _outcome(job, timeout, keep)
     finally:
-        if ring is not None:
-            ring.close()
-        for job in jobs:
-            job.sock.close()
+        try:
+            if ring is not None:
+                ring.close()
+        finally:
+            for job in jobs:
+                job.sock.close()
 
 
 def _fresh_job(address, timeout, strategy, nonblocking, context):

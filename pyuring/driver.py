@@ -32,6 +32,7 @@ _TCP_FASTOPEN_CONNECT = 30  # linux/tcp.h, Linux 4.11
 _TCPI_SEGS_OUT = 136        # bytes before tcpi_segs_out in struct tcp_info (linux/tcp.h, Linux 4.2)
 # A full AF_UNIX backlog is tried again after these seconds, doubling from the first to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+_LONGEST_POLL_MS = 2**31 - 1    # poll(2) takes an int
 
 
 class Job:
@@ -59,9 +60,14 @@ class Job:
         self.address = address
         self.start = start
         self.machine = m.ConnectMachine()
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.timeout = timeout
         self.waits = waits
         self.context = context
+        self.begin()
+
+    def begin(self) -> None:
+        """Now the time runs that the caller gave."""
+        self.deadline = None if self.timeout is None else time.monotonic() + self.timeout
 
     def limit(self) -> float | None:
         """When waiting ends, in monotonic seconds: by the caller's timeout or by SO_SNDTIMEO."""
@@ -139,14 +145,11 @@ class _Driver:
         # shut and no error. So it does for a socket that was shut down before it ever connected,
         # but that one has sent nothing.
         state, segs_out = _tcp_info(job.sock)
-        if state == _TCP_CLOSE and segs_out and _half_ended(job.fd):
-            return m.DIRTY, 0
-        return m.CLEAN, 0
+        dirty = state == _TCP_CLOSE and segs_out and _may_be_dirty(job)
+        return (m.DIRTY if dirty else m.CLEAN), 0
 
     def _check(self, job):
-        # MPTCP's poll does not show it (measured on 6.12 and later), so that is always scrubbed.
-        dirty = _half_ended(job.fd) or job.sock.proto == IPPROTO_MPTCP
-        return (m.DIRTY if dirty else m.CLEAN), 0
+        return (m.DIRTY if _may_be_dirty(job) else m.CLEAN), 0
 
     def _inspect(self, job):
         # Disconnecting sets the counters back (tcp_disconnect() in net/ipv4/tcp.c); a handshake
@@ -154,6 +157,17 @@ class _Driver:
         state, segs_out = _tcp_info(job.sock)
         gone = state == _TCP_CLOSE and not segs_out
         return (m.DISCONNECTED if gone else m.INTACT), 0
+
+
+def _woken(job, mask):
+    # A shutdown can wake the poll of an MPTCP socket before there is a POLLHUP to see (6.18).
+    hangup = mask & (POLLERR | POLLHUP) or job.sock.proto == IPPROTO_MPTCP
+    return m.HANGUP if hangup else m.READY
+
+
+def _may_be_dirty(job):
+    # MPTCP's poll does not show it (measured on 6.12 and later). There the remedy does no harm.
+    return job.sock.proto == IPPROTO_MPTCP or _half_ended(job.fd)
 
 
 def _half_ended(fd):
@@ -170,7 +184,8 @@ def _tcp_info(sock):
     except OSError:
         return 0, 0
     if len(info) < _TCPI_SEGS_OUT + 4:
-        return info[0], 1       # before Linux 4.2, and in sandboxes: the counter is not there
+        # Before Linux 4.2, and in sandboxes: the counter is not there.
+        return (info[0], 1) if info else (0, 0)
     return info[0], struct.unpack_from("=I", info, _TCPI_SEGS_OUT)[0]
 
 
@@ -192,7 +207,7 @@ class RingDriver(_Driver):
         self.ring = ring
         self._requests: dict[int, Job] = {}     # user_data -> whose it is
         self._serial = 0
-        self._attempts: list[Job] = []          # prepared and not yet submitted
+        self._attempts: list[int] = []          # their user_data: prepared, not yet submitted
 
     def step(self, wait_nr: int = 1) -> None:
         """Submit what was prepared, wait for CQEs, and go on with the jobs that are answered."""
@@ -200,11 +215,16 @@ class RingDriver(_Driver):
             # An attempt must not wait. The kernel tries each connect as it takes it in; what has
             # not been answered by the end of the submission would wait, and is taken back.
             attempts, self._attempts = self._attempts, []
+            for job in map(self._requests.get, attempts):
+                if job.timeout is not None and job.machine.state == m.TRYING:
+                    job.begin()     # it may have waited for others to be prepared
             self.ring.submit_and_get_events()
             self._reap()
-            for job in attempts:
-                if job.target in self._requests:
-                    self.ring.prep_cancel(job.target, user_data=self._request(job))
+            for target in attempts:
+                # Not job.target: a job that was answered may be waiting for something else by now.
+                job = self._requests.get(target)
+                if job is not None:
+                    self.ring.prep_cancel(target, user_data=self._request(job))
         else:
             self.ring.submit_and_wait(wait_nr)
             self._reap()
@@ -240,7 +260,7 @@ class RingDriver(_Driver):
             if res == -ECANCELED:
                 return job.ran_out(), 0
             # Where poll itself failed, the next attempt will say why.
-            return (m.HANGUP if res > 0 and res & (POLLERR | POLLHUP) else m.READY), 0
+            return _woken(job, res if res > 0 else 0), 0
         if state == m.BACKING_OFF:
             return job.slept(), 0
         if state in (m.CONNECTING, m.NATIVE) and job.deadline is not None and res in (
@@ -260,21 +280,31 @@ class RingDriver(_Driver):
         # socket would notice: step() cancels it when the kernel does not answer at once. Then it
         # says ECANCELED (EINTR on 5.5 and 5.6), while the handshake goes on.
         job.target = self._request(job)
-        self._attempts.append(job)
+        self._attempts.append(job.target)
         self.ring.prep_connect(job.fd, job.address, user_data=job.target)
         return _LATER
 
     def _connect(self, job):
+        if job.deadline is not None:
+            self._room_for_two()
         job.target = self._request(job)
         self.ring.prep_connect(job.fd, job.address, user_data=job.target,
                                sqe_flags=IOSQE_IO_LINK if job.deadline is not None else 0)
         return self._no_longer_than(job, job.deadline)
 
     def _wait(self, job):
-        limit, job.target = job.limit(), self._request(job)
+        limit = job.limit()
+        if limit is not None:
+            self._room_for_two()
+        job.target = self._request(job)
         self.ring.prep_poll_add(job.fd, POLLOUT, user_data=job.target,
                                 sqe_flags=IOSQE_IO_LINK if limit is not None else 0)
         return self._no_longer_than(job, limit)
+
+    def _room_for_two(self):
+        # A request and its time limit are a chain, which has to be submitted in one piece.
+        if self.ring.sq_space_left < 2:
+            self.ring.submit()
 
     def _no_longer_than(self, job, limit):
         if limit is not None:
@@ -298,15 +328,19 @@ class SyscallDriver(_Driver):
         self._sleeping: list[tuple[float, Job]] = []    # when to wake, job
 
     def step(self, wait_nr: int = 1) -> None:
-        """Wait until a socket is ready or a time is up, and go on with what that concerns."""
+        """Wait until a socket is ready or a time is up, and go on with what that concerns.
+
+        wait_nr   0: do not wait
+        """
         now = time.monotonic()
         ends = [job.limit() for job in self._waiting.values()]
         ends = [end for end in ends if end is not None] + [wake for wake, _ in self._sleeping]
         # Rounded up to the millisecond that poll(2) counts in: waking early would spin.
-        wait_ms = max(0, -int((now - min(ends)) * 1000 // 1)) if ends else None
+        wait_ms = -int((now - min(ends)) * 1000 // 1) if ends else _LONGEST_POLL_MS
+        wait_ms = max(0, min(wait_ms, _LONGEST_POLL_MS)) if wait_nr else 0
         for fd, mask in self._poll.poll(wait_ms):
-            self._go_on(self._no_longer_waits(fd), m.HANGUP if mask & (POLLERR | POLLHUP)
-                        else m.READY)
+            job = self._no_longer_waits(fd)
+            self._go_on(job, _woken(job, mask))
         now = time.monotonic()
         for fd, job in list(self._waiting.items()):
             limit = job.limit()
@@ -340,10 +374,14 @@ class SyscallDriver(_Driver):
                 return m.SNDTIMEO, code
         else:
             try:
-                os.set_blocking(job.fd, False)      # as settimeout() does, only not for long
-                code = -syscalls.connect(job.fd, job.address.raw)
-            finally:
+                try:
+                    os.set_blocking(job.fd, False)      # as settimeout() does, only not for long
+                    code = -syscalls.connect(job.fd, job.address.raw)
+                finally:
+                    os.set_blocking(job.fd, True)
+            except BaseException:       # a Ctrl-C can land inside that `finally`, too
                 os.set_blocking(job.fd, True)
+                raise
         return m.EVENT_OF.get(code, m.ERROR), code
 
     _connect = _attempt

@@ -46,6 +46,10 @@ class RingUnavailable(OSError):
         self.reason: str = diagnosis.reason
         self.remedy: str = diagnosis.remedy
 
+    def __reduce__(self):
+        # OSError would hand its args, a number and a text, to __init__: not what that takes.
+        return type(self), (self.errno, self.diagnosis)
+
 
 class SubmissionQueueFull(RuntimeError):
     """prep_* found no free SQE: submit() first, ask for more entries, or let the ring submit by
@@ -98,13 +102,15 @@ def explain_setup(code: int, host) -> Diagnosis:
         return Diagnosis(
             "sysctl", "EPERM, and kernel.io_uring_disabled is 2: off for every process",
             "As root on the host: sysctl -w kernel.io_uring_disabled=0")
-    if code == errno.EPERM and host.io_uring_disabled == 1 and not host.sys_admin:
+    if (code == errno.EPERM and host.io_uring_disabled == 1
+            and not host.sys_admin and not host.in_group):
         return Diagnosis(
             "sysctl", "EPERM, and kernel.io_uring_disabled is 1: only for CAP_SYS_ADMIN and "
             f"members of group kernel.io_uring_group ({host.io_uring_group})",
             "Join that group, or as root on the host: sysctl -w kernel.io_uring_disabled=0")
-    if code in (errno.EPERM, errno.ENOSYS) and (code == errno.EPERM or host.filtered
-                                                or host.io_uring_disabled is not None):
+    old = host.version is not None and host.version < (5, 1) and host.io_uring_disabled is None
+    if code == errno.EPERM or code == errno.ENOSYS and (host.io_uring_disabled is not None
+                                                        or host.filtered and not old):
         # A kernel with the sysctl was built with io_uring, so ENOSYS is not its own answer. And
         # EPERM is never the kernel's answer where the sysctl allows it.
         if host.io_uring_disabled is not None:
@@ -118,7 +124,6 @@ def explain_setup(code: int, host) -> Diagnosis:
             "Allow io_uring_setup, io_uring_enter and io_uring_register (425-427) in the "
             "container's seccomp profile; for Docker: --security-opt seccomp=PROFILE.json")
     if code == errno.ENOSYS:
-        old = host.version is not None and host.version < (5, 1)
         return Diagnosis(
             "missing", f"ENOSYS: Linux {host.release} " + ("is older than io_uring (5.1)" if old
                                                            else "was built without CONFIG_IO_URING"),
@@ -138,9 +143,9 @@ def explain_setup(code: int, host) -> Diagnosis:
             "Free memory, raise this cgroup's memory.max, or ask for fewer entries")
     if code in (errno.EMFILE, errno.ENFILE):
         if code == errno.EMFILE:
+            count = "as many" if host.open_files is None else host.open_files
             return Diagnosis(
-                "nofile", f"EMFILE: {host.open_files} files are open and RLIMIT_NOFILE is "
-                f"{host.nofile}",
+                "nofile", f"EMFILE: RLIMIT_NOFILE is {host.nofile}, and {count} files are open",
                 "Close some, or raise it (ulimit -n 65536, systemd LimitNOFILE=65536)")
         return Diagnosis("nofile", "ENFILE: the system-wide limit of open files is reached",
                          "As root on the host: raise the sysctl fs.file-max")

@@ -81,7 +81,7 @@ ERROR = "ERROR"                 # any other errno: no handshake was begun
 
 SETTLED = "SETTLED"             # 0, on a kernel that is known to leave success as it should (E8)
 READY = "READY"                 # the socket is writable; or the pause is over
-HANGUP = "HANGUP"               # poll(2) reports POLLERR or POLLHUP
+HANGUP = "HANGUP"               # poll(2) reports POLLERR or POLLHUP, or may have missed it
 EXPIRED = "EXPIRED"             # the caller's timeout ran out
 SNDTIMEO = "SNDTIMEO"           # the socket's own SO_SNDTIMEO ran out
 
@@ -95,10 +95,12 @@ ANSWERS = (CONNECTED, PENDING, ALREADY, INTERRUPTED, ISCONN, AGAIN, RESET, FAILE
 EVENTS = STARTS + ANSWERS + (SETTLED, READY, HANGUP, EXPIRED, SNDTIMEO, CLEAN, DIRTY, INTACT, DISCONNECTED)
 
 # -- actions: what a driver is to do, and which events may answer it ---------------------------------
-ATTEMPT = "ATTEMPT"             # connect without waiting, by the driver's own means -> ANSWERS,
-                                # SETTLED
+ATTEMPT = "ATTEMPT"             # connect without waiting, by the driver's own means -> ANSWERS;
+                                # over a ring, while TRYING, also SETTLED; where the driver may
+                                # block in connect(2) instead, SNDTIMEO
 CALL = "CALL"                   # connect(2), which can't block here -> ANSWERS
-CONNECT = "CONNECT"             # connect, and wait for it in the kernel -> ANSWERS, EXPIRED
+CONNECT = "CONNECT"             # connect, and wait for it in the kernel -> ANSWERS, EXPIRED,
+                                # from connect(2) also SNDTIMEO
 WAIT = "WAIT"                   # poll for POLLOUT -> READY, HANGUP, EXPIRED, SNDTIMEO
 SLEEP = "SLEEP"                 # a pause, each longer than the last -> READY, EXPIRED, SNDTIMEO
 LOOK = "LOOK"                   # how was the socket left? -> CLEAN, DIRTY
@@ -166,9 +168,9 @@ NEXT = {
     (JOINING, SNDTIMEO):        (DONE,       FINISH,  EALREADY),
 
     # E9: an attempt on a socket that somebody disconnected meanwhile would connect it again. A
-    # blocking connect(2) reports ECONNRESET, or what SO_ERROR holds.
+    # blocking connect(2) reports what SO_ERROR holds (ECONNRESET), or else ECONNABORTED.
     (INSPECTING, INTACT):       (RETRYING,   ATTEMPT, KEEP),
-    (INSPECTING, DISCONNECTED): (FETCHING,   FETCH,   ECONNRESET),
+    (INSPECTING, DISCONNECTED): (FETCHING,   FETCH,   ECONNABORTED),
 
     # The handshake is over, and a fresh attempt takes its outcome as connect(2) does. EISCONN: a
     # connect in another thread took it first; the two waited for the same connection.
@@ -181,7 +183,7 @@ NEXT = {
     (RETRYING, FAILED):         (CHECKING,   CHECK,   TAKE),
     **_rows(RETRYING, (AGAIN, ERROR, SNDTIMEO), (DONE, FINISH, TAKE)),
 
-    # SO_ERROR 0 (CONNECTED) leaves the ECONNRESET that brought us here.
+    # SO_ERROR 0 (CONNECTED) leaves the error that brought us here.
     (FETCHING, CONNECTED):      (CHECKING,   CHECK,   KEEP),
     **_rows(FETCHING, ANSWERS[1:], (CHECKING, CHECK, TAKE)),
 

@@ -142,12 +142,16 @@ class Prep:
         ioprio    IORING_ACCEPT_*
         Linux 5.5. io_uring_prep_accept(3), accept(2). Decode addr with pyuring.sockaddr.unpack().
         """
-        address, size, keeper = self._buffer(addr, True) if addr is not None else (0, 0, None)
+        address, room, keeper = self._buffer(addr, True) if addr is not None else (0, 0, None)
         if addr is not None and addrlen is None:
-            addrlen = bytearray(size.to_bytes(4, sys.byteorder))
+            addrlen = bytearray(room.to_bytes(4, sys.byteorder))
         length, size, second = self._buffer(addrlen, True) if addrlen is not None else (0, 4, None)
         if size < 4:
             raise ValueError(f"addrlen has {size} bytes: a socklen_t needs 4")
+        if address and length:      # the kernel would write that far
+            limit = int.from_bytes(bytes(memoryview(addrlen).cast("B")[:4]), sys.byteorder)
+            if limit > room:
+                raise ValueError(f"addrlen says {limit}, and addr has {room} bytes")
         self._sqe(IORING_OP_ACCEPT, fileno(fd), address, off=length, op_flags=flags,
                   user_data=user_data, sqe_flags=sqe_flags, ioprio=ioprio, personality=personality,
                   file_index=file_index, keeper=(keeper, second) if address or length else None)

@@ -44,7 +44,7 @@ import time
 import weakref
 from collections import namedtuple
 from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
-from threading import get_ident
+from threading import TIMEOUT_MAX, get_ident
 
 from . import abi, errors, host, sockaddr, syscalls
 from .abi import (
@@ -106,18 +106,25 @@ class Ring(Prep):
         "__weakref__", "fd", "features", "flags", "sq_entries", "cq_entries", "submit_when_full",
         "_owner", "_gone", "_maps", "_views", "_sq", "_sq_head", "_sq_tail", "_sq_flags",
         "_sq_mask", "_sqes", "_sqe_tail", "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail",
-        "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_wait_timespec",
-        "_ext_arg", "_ext_arg_pin", "_defer",
+        "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_silent",
+        "_unanswered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
                  flags: int | None = None, submit_when_full: bool = False):
         self.fd = -1
+        self.features = self.flags = self.sq_entries = self.cq_entries = 0
         self._owner, self._gone = None, "was never set up"
         self._maps, self._views = [], []
         self._inflight: dict[int, int] = {}     # user_data -> requests that still owe a last CQE
         self._keepers: dict[int, list] = {}     # user_data -> what the kernel may touch for them
+        # IOSQE_CQE_SKIP_SUCCESS: keepers of the chain being filled in, all user_data that such
+        # requests had, and keepers that no CQE will ever release.
         self._chain_keepers: list = []
+        self._silent: set[int] = set()
+        self._unanswered: list = []
+        if flags is not None and not isinstance(flags, int):
+            raise TypeError(f"flags {flags!r} is not an int: give IORING_SETUP_*, or None")
         _check_entries("entries", entries, MAX_ENTRIES, flags)
         if cq_entries is not None:
             _check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, flags)
@@ -139,7 +146,7 @@ class Ring(Prep):
             fields = [0] * 28
             fields[1], fields[2] = cq_entries or 0, attempt
             abi.PARAMS.pack_into(params, 0, *fields)
-            result = syscalls.setup(entries, params)
+            self.fd = result = syscalls.setup(entries, params)      # at once: Ctrl-C may be next
             if result != -EINVAL:
                 break
         if result == -EINVAL:
@@ -147,9 +154,12 @@ class Ring(Prep):
                                   "(this kernel does not know one of them, or not together)")
         if result < 0:
             raise errors.RingUnavailable(-result, errors.explain_setup(-result, host.look()))
-        self.fd = result
         try:
             self._map(abi.PARAMS.unpack(params))
+        except OSError as error:        # each map takes a file descriptor of its own, and memory
+            self._release("could not be mapped")
+            raise errors.RingUnavailable(
+                error.errno, errors.explain_setup(error.errno, host.look())) from error
         except BaseException:
             self._release("could not be mapped")
             raise
@@ -229,10 +239,16 @@ class Ring(Prep):
         # lifetime   From the next submit until this request's last CQE the kernel may read or
         #            write what the SQE points to. Known only by user_data, which the caller may
         #            use twice: so requests are counted, and all keepers go with the last one.
+        if self._chain_keepers and self._sq[self._sq_tail] == tail:
+            self._end_in_silence()      # submit() came in between, which ends a chain
         if sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
-            # No CQE will tell, if all goes well; the next request in the chain will.
+            # No CQE will tell, if all goes well; the next request in the chain will. Where there
+            # is none, nothing does before close().
+            self._silent.add(user_data)
             if keeper is not None:
                 self._chain_keepers.append(keeper)
+            if not sqe_flags & _LINKS:
+                self._end_in_silence()
         else:
             if keeper is not None:
                 self._keepers.setdefault(user_data, []).append(keeper)
@@ -242,6 +258,10 @@ class Ring(Prep):
             self._inflight[user_data] = self._inflight.get(user_data, 0) + 1
         self._last_sqe_flags = sqe_flags
         self._sqe_tail = (tail + 1) & U32
+
+    def _end_in_silence(self):
+        self._unanswered += self._chain_keepers
+        self._chain_keepers = []
 
     def _make_room(self):
         chain = self._last_sqe_flags & _LINKS
@@ -291,6 +311,8 @@ class Ring(Prep):
                   cq_ready, or just reap()
         After a short submission (see submit()) it does not wait. io_uring_submit_and_wait(3).
         """
+        if not isinstance(wait_nr, int):
+            raise TypeError(f"wait_nr {wait_nr!r} is not an int")
         if not 0 <= wait_nr <= self.cq_entries:
             raise ValueError(f"wait_nr {wait_nr} is outside 0..{self.cq_entries}: the CQ holds no "
                              "more")
@@ -332,12 +354,12 @@ class Ring(Prep):
                     raise self._enter_failed(-result)
             elif result < to_submit:
                 break
-            elif deadline is not None and not to_submit and time.monotonic() >= deadline:
+            if deadline is not None and not to_submit and time.monotonic() >= deadline:
                 break
         return (sq[head_at] - first) & U32
 
     def _enter_until(self, deadline, to_submit, wait_nr):
-        left = max(0.0, deadline - time.monotonic())
+        left = min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)      # could round to more
         if self.features & IORING_FEAT_EXT_ARG:
             abi.TIMESPEC.pack_into(self._wait_timespec, 0, *timespec(left))
             return syscalls.enter(self.fd, to_submit, wait_nr,
@@ -359,7 +381,7 @@ class Ring(Prep):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return -ETIME
-                epoll.poll(left)
+                epoll.poll(min(left, 3600))         # it counts milliseconds in a C int
                 syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)   # fetch what overflowed
         return 0
 
@@ -422,15 +444,18 @@ class Ring(Prep):
                  for counter in range(head, head + count)]
         # ownership   The slots are the kernel's again from this store on: copied first.
         cq[self._cq_head] = (head + count) & U32
-        inflight = self._inflight
-        for user_data, _, flags in taken:
+        inflight, silent = self._inflight, self._silent
+        # A CQE whose user_data a request without CQE has too may tell of that one's failure.
+        for user_data, _, flags in (taken if not silent else
+                                    [cqe for cqe in taken if cqe.user_data not in silent]):
             # A request's last CQE is the one without MORE (multishot and zero-copy set it).
             if not flags & IORING_CQE_F_MORE:
-                left = inflight.pop(user_data, 1) - 1
+                left = inflight.get(user_data, 1) - 1
                 if left:
                     inflight[user_data] = left
                 else:
                     self._keepers.pop(user_data, None)
+                    inflight.pop(user_data, None)
         return taken
 
     def peek_cqe(self) -> CQE | None:
@@ -482,7 +507,11 @@ class Ring(Prep):
         Under DEFER_TASKRUN polling the ring's own fd never wakes; this does. Drain the eventfd
         first, then reap().
         """
-        word = bytearray(struct.pack("=i", fileno(fd)))
+        word = bytearray(4)
+        try:
+            struct.pack_into("=i", word, 0, fileno(fd))
+        except struct.error:
+            raise _bad_field(fd=fileno(fd)) from None
         self._register(abi.IORING_REGISTER_EVENTFD, syscalls.pin(word), 1)
 
     def unregister_eventfd(self) -> None:
@@ -542,41 +571,62 @@ class Ring(Prep):
             return
         mine = self._owner == get_ident() or not self.flags & IORING_SETUP_SINGLE_ISSUER
         try:
-            if mine and self._inflight:
+            if mine and self._owed():
                 self._cancel_in_flight()
+        except ValueError:
+            # EEXIST: the owner is gone, and this thread has got the same number since.
+            pass
         finally:
             # What could not be cancelled in time (or not by this thread) stays pinned for good.
-            if self._inflight:
-                _orphans.extend(self._keepers.values())
-            _orphans.extend(self._chain_keepers)
+            _orphans.extend(self._keepers.values())
+            _orphans.extend(self._chain_keepers + self._unanswered)
             self._release("is closed: make a new one")
+
+    def _owed(self):
+        """The user_data of all that may be in flight, and perhaps of more."""
+        return {*self._inflight, *self._silent, *self._keepers}
 
     def _cancel_in_flight(self):
         # The tail goes back to the head: what was not submitted is dropped, never sent.
         self._sqe_tail = self._sq[self._sq_tail] = self._sq[self._sq_head]
         marker = U64
-        while marker in self._inflight:
+        owed = self._owed()
+        while marker in owed:
             marker -= 1
         deadline = time.monotonic() + _CLOSE_PATIENCE
-        for user_data in list(self._inflight):
-            # By user_data, which every kernel can, and until there is none left (-ENOENT): also
-            # right for user_data used twice, and for a CQE that an interrupted reap() lost.
-            answer = 0
-            while answer != -ENOENT and time.monotonic() < deadline:
-                self._inflight.pop(marker, None)
-                self.prep_cancel(user_data, user_data=marker)
-                self.submit()
-                answer = None
-                while answer is None and time.monotonic() < deadline:
-                    self._enter(1, max(0.0, deadline - time.monotonic()))
-                    for cqe in self.reap():
-                        if cqe.user_data == marker:
-                            answer = cqe.res
-                if answer not in (0, -ENOENT, None):
-                    time.sleep(0.001)       # -EALREADY: a worker thread is still at it
-            if answer == -ENOENT:
-                self._inflight.pop(user_data, None)
-                self._keepers.pop(user_data, None)
+        # By user_data, which every kernel can: also right for user_data used twice, and for a CQE
+        # that an interrupted reap() lost. A request that waits for its turn in a chain can't be
+        # found (-ENOENT) and may begin while we cancel others. So round after round, until one
+        # finds nothing at all.
+        found = True
+        while found:
+            found = False
+            for user_data in self._owed():
+                if not (user_data in self._inflight or user_data in self._silent
+                        or user_data in self._keepers):
+                    continue            # its last CQE came in the meantime
+                answer = self._cancel_and_wait(user_data, marker, deadline)
+                if answer is None:
+                    return
+                if answer != -ENOENT:
+                    found = True
+                    if answer != 0:
+                        time.sleep(0.001)       # -EALREADY: a worker thread is still at it
+        self._keepers.clear()
+        self._chain_keepers.clear()
+        self._unanswered.clear()
+
+    def _cancel_and_wait(self, user_data, marker, deadline):
+        """The kernel's answer to a cancel; None when it did not come in time."""
+        self.reap()         # else EBUSY, where an older kernel has more CQEs than the CQ holds
+        self.prep_cancel(user_data, user_data=marker)
+        self.submit()
+        while time.monotonic() < deadline:
+            self._enter(1, max(0.0, deadline - time.monotonic()))
+            for cqe in self.reap():
+                if cqe.user_data == marker:
+                    return cqe.res
+        return None
 
     def _release(self, why):
         """Views, then maps, then the fd: a map with views can't be closed, and dups the fd."""
@@ -584,10 +634,15 @@ class Ring(Prep):
         self._owner = None
         self._inflight.clear()
         self._keepers.clear()
-        while self._views:
-            self._views.pop().release()
-        while self._maps:
-            self._maps.pop().close()
+        self._chain_keepers, self._silent, self._unanswered = [], set(), []
+        for view in self._views:
+            view.release()
+        for mapping in self._maps:
+            try:
+                mapping.close()
+            except BufferError:     # Ctrl-C in _view(): its traceback has a view, and will drop both
+                pass
+        self._views, self._maps = [], []
         fd, self.fd = self.fd, -1
         if fd >= 0:
             syscalls.close(fd)
@@ -601,8 +656,10 @@ class Ring(Prep):
     def __del__(self):
         if getattr(self, "fd", -1) >= 0:
             import warnings
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            finally:                    # with -W error, too
+                self.close()
 
     def __repr__(self):
         if self.closed:

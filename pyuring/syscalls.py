@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import os
 import threading
-from ctypes import addressof, byref, c_char, c_char_p, c_uint, c_void_p, get_errno
+from ctypes import addressof, byref, c_char, c_char_p, c_size_t, c_uint, c_void_p, get_errno
 from errno import ENOSYS
 
 from .abi import SYSCALLS
@@ -51,7 +51,9 @@ def enter(fd: int, to_submit: int, min_complete: int, flags: int, arg=None, size
                 or with IORING_ENTER_EXT_ARG `struct io_uring_getevents_arg`
     Lets other threads run. A signal ends a wait with -EINTR; Python's handlers run after that.
     """
-    result = _syscall(_ENTER, fd, to_submit, min_complete, flags, arg, size)
+    # The seventh argument of syscall(3) has no register left on x86-64 and goes over the stack. Of
+    # its eight bytes a C int fills four, the kernel reads all: EINVAL, now and then.
+    result = _syscall(_ENTER, fd, to_submit, min_complete, flags, arg, size and c_size_t(size))
     return result if result >= 0 else -get_errno()
 
 

@@ -1,0 +1,82 @@
+"""01_three_syscalls.py - io_uring with nothing but its three system calls.
+
+New here: everything. No pyuring: ctypes for the calls, mmap for the memory, struct for the bytes.
+One request that does nothing (NOP) goes in, one answer comes out.
+Needs Linux 5.1 and a machine that allows io_uring; says so if it does not.
+
+Try: set NOPS to 3 and see head and tail move. Set the opcode to 255 and look at the answer.
+Next: 02_nop_through_ring.py, the same through pyuring.Ring.
+"""
+import ctypes
+import mmap
+import os
+import struct
+import sys
+
+NOPS = 1
+SETUP, ENTER = 425, 426             # the same numbers on every machine but alpha and mips
+GETEVENTS = 1                       # a flag of enter: wait for answers
+SQ_RING, SQES = 0, 0x10000000       # mmap offsets: the two rings; the requests themselves
+SINGLE_MMAP = 1                     # a feature bit: both rings are in one map (Linux 5.4)
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+# 1. io_uring_setup(entries, params) makes a ring and says, in params, how its memory is laid out.
+params = (ctypes.c_uint32 * 30)()   # struct io_uring_params is 120 bytes
+ring_fd = libc.syscall(SETUP, 8, ctypes.byref(params))
+if ring_fd < 0:
+    code = ctypes.get_errno()
+    print(f"io_uring_setup: {os.strerror(code)}. `python3 -m pyuring doctor` tells why.")
+    sys.exit(0)
+sq_entries, cq_entries, features = params[0], params[1], params[5]
+sq_head, sq_tail, sq_mask, _, _, _, sq_array = params[10:17]    # offsets in bytes
+cq_head, cq_tail, cq_mask, _, _, cq_cqes = params[20:26]
+print(f"setup: fd {ring_fd}, room for {sq_entries} requests and {cq_entries} answers")
+assert features & SINGLE_MMAP, "this example wants Linux 5.4 or later"
+
+# 2. mmap(2) shows that memory to us. The kernel sees the same bytes.
+size = max(sq_array + 4 * sq_entries, cq_cqes + 16 * cq_entries)
+rings = mmap.mmap(ring_fd, size, offset=SQ_RING)
+sqes = mmap.mmap(ring_fd, 64 * sq_entries, offset=SQES)
+words = memoryview(rings).cast("I")         # 32-bit words: the heads, the tails, the index array
+
+
+def show(when):
+    print(f"{when:<12} SQ head {words[sq_head // 4]} tail {words[sq_tail // 4]}"
+          f"    CQ head {words[cq_head // 4]} tail {words[cq_tail // 4]}")
+
+
+show("at first:")
+
+# 3. Write requests (SQEs, 64 bytes each) and move the tail over them: that publishes them.
+for i in range(NOPS):
+    tail = words[sq_tail // 4]
+    index = tail & words[sq_mask // 4]
+    sqe = bytearray(64)
+    sqe[0] = 0                                          # opcode: IORING_OP_NOP
+    struct.pack_into("=Q", sqe, 32, 1000 + i)           # user_data: comes back in the answer
+    sqes[index * 64:index * 64 + 64] = bytes(sqe)
+    words[sq_array // 4 + index] = index                # entry `index` means SQE `index`
+    words[sq_tail // 4] = tail + 1
+show("published:")
+
+# 4. io_uring_enter(fd, to_submit, min_complete, flags): the kernel looks, and here we wait too.
+consumed = libc.syscall(ENTER, ring_fd, NOPS, NOPS, GETEVENTS, None, 0)
+print(f"enter: the kernel consumed {consumed}")
+show("entered:")
+
+# 5. Read the answers (CQEs, 16 bytes each) and move the head over them: that gives the slots back.
+while words[cq_head // 4] != words[cq_tail // 4]:
+    head = words[cq_head // 4]
+    at = cq_cqes + (head & words[cq_mask // 4]) * 16
+    user_data, res, flags = struct.unpack_from("=QiI", rings, at)
+    print(f"answer: user_data {user_data}, res {res}, flags {flags}")
+    words[cq_head // 4] = head + 1
+show("answered:")
+
+# Views before maps, maps before the fd: mmap keeps a duplicate of it.
+words.release()
+sqes.close()
+rings.close()
+os.close(ring_fd)

@@ -1,0 +1,680 @@
+"""pyuring/cli.py: what people see, and what scripts rely on: lines, exit codes, one line of complaint.
+
+main() runs in this process where only its text and exit code matter, and in a child where streams,
+signals or a filter on the process do. Every child runs with -X dev and warnings as errors, so that an
+empty stderr says that nothing was left open.
+"""
+import errno
+import io
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyuring
+import seccomp
+from conftest import WHY_NO_RING
+from pyuring import abi, cli, errors, probe
+from test_capabilities import filters  # noqa: F401  (a fixture)
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = (sys.executable, "-X", "dev", "-W", "error")
+PYURING = (*PYTHON, "-m", "pyuring")
+
+
+def environment(**changes):
+    """This process's, without what would change the output."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ("NO_COLOR", "TERM", "COLUMNS") and not name.startswith("PYTHON")}
+    return {**kept, "PYTHONIOENCODING": "utf-8", **changes}
+
+
+def run(*command, env=None, **options):
+    """A command in a child process -> CompletedProcess, with text."""
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60, text=True,
+                          env=environment(**(env or {})), **options)
+
+
+@pytest.fixture
+def main(capfd):
+    """main(argument, ...) runs in this process -> (exit code, stdout, stderr)."""
+    def run_main(*arguments):
+        code = cli.main(list(arguments))
+        return (code, *capfd.readouterr())
+    return run_main
+
+
+@pytest.fixture
+def target(listener):
+    """The listener, as the command line spells it."""
+    return "127.0.0.1:%d" % listener.getsockname()[1]
+
+
+@pytest.fixture
+def refusing(refused):
+    """A port where nobody listens, as the command line spells it."""
+    return "127.0.0.1:%d" % refused[1]
+
+
+@pytest.fixture
+def mute(silent):
+    """A listener that never answers, as the command line spells it."""
+    return "127.0.0.1:%d" % silent[1]
+
+
+def lines_of(stdout):
+    """Outcome lines as {target: what}, and the summary."""
+    *lines, summary = stdout.splitlines()
+    return {line.split()[1]: line.split()[0] for line in lines}, summary
+
+
+# ---- the tour ---------------------------------------------------------------------------------------
+
+def rows_of(stdout):
+    """The two tables of the tour, as lists of the names in their first column."""
+    tables = re.findall(r"first .*\n((?:  \S.*\n)+)", stdout)
+    return [[re.split(r"  +", line.strip())[0] for line in table.splitlines()] for table in tables]
+
+
+def test_the_tour_compares_the_three_ways_and_exits_0():
+    done = run(*PYURING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"pyuring {pyuring.__version__} on Linux {os.uname().release}" in done.stdout
+    ours = f"pyuring ({probe().strategy})"
+    opcode = ["IORING_OP_CONNECT"] if probe().available else []
+    assert rows_of(done.stdout) == 2 * [["connect(2)", *opcode, ours]]
+    assert "\x1b" not in done.stdout
+    if probe().available:
+        assert "CQE(user_data=42, res=0, flags=0)" in done.stdout
+
+
+def test_pyuring_never_differs_from_connect2_in_the_tour(main):
+    code, stdout, _ = main()
+    ours = [line for line in stdout.splitlines() if line.startswith("  pyuring (")]
+    theirs = [line for line in stdout.splitlines() if line.startswith("  connect(2) ")]
+    assert [line.split()[2:] for line in ours] == [line.split()[1:] for line in theirs]
+    assert not any("*" in line for line in ours)
+    assert ours[0].split()[2:] == ["0", "EISCONN"]
+    assert ours[1].split()[2:] == ["ECONNREFUSED", "ECONNREFUSED", "ECONNREFUSED", "0"]
+    assert code == 0
+
+
+def test_what_differs_is_marked(capsys):
+    answers = iter((["0", "EISCONN"], ["0", "0"], ["0", "EISCONN"]))
+    works = probe()._replace(available=True, strategy="emulated")
+    cli._compare(None, works, ("first", "second"), lambda address, connect: next(answers))
+    assert capsys.readouterr().out == (
+        "                      first  second\n"
+        "  connect(2)          0      EISCONN\n"
+        "  IORING_OP_CONNECT   0      0 *\n"
+        "  pyuring (emulated)  0      EISCONN\n")
+
+
+def test_the_tour_touches_nothing_but_loopback():
+    """Goal: it needs no network and no names. Method: an audit hook that sees every attempt."""
+    code = """
+import sys
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.bind"):
+        assert arguments[1][0] == "127.0.0.1", arguments
+        print("seen", event)
+    assert event not in ("socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen"), event
+sys.addaudithook(hook)
+from pyuring.cli import main
+sys.exit(main([]))
+"""
+    done = run(*PYTHON, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seen socket.connect" in done.stdout and "seen socket.bind" in done.stdout
+
+
+def test_the_tour_says_what_to_run_next_and_that_runs(main):
+    _, stdout, _ = main()
+    commands = re.findall(r"(python3 \S+ ?\S* ?\S*)  ", stdout[stdout.index("Next:"):])
+    assert "python3 -m pyuring doctor" in commands
+    for command in commands:
+        assert command.startswith("python3 -m pyuring") or (ROOT / command.split()[1]).exists()
+
+
+# ---- doctor -----------------------------------------------------------------------------------------
+
+KEYS = {"usable", "cause", "reason", "remedy", "strategy", "kernel", "machine", "python", "pyuring",
+        "setup_flags", "features", "opcodes", "opcodes_missing", "io_uring_disabled",
+        "io_uring_group", "seccomp", "sandbox", "memlock", "nofile", "open_files"}
+
+
+def test_doctor_exits_0_where_io_uring_is_usable_and_1_where_not(main):
+    code, stdout, stderr = main("doctor")
+    assert code == (1 if WHY_NO_RING else 0)
+    assert stdout.startswith("io_uring is not usable here (" if WHY_NO_RING
+                             else "io_uring is usable here.\n")
+    assert stderr == ""
+    for word in (os.uname().release, os.uname().machine, probe().strategy, "RLIMIT_NOFILE"):
+        assert word in stdout
+    assert all(len(line) < 120 for line in stdout.splitlines()
+               if not line.startswith(("  seen ", "  remedy ")))    # one line each, to be copied
+
+
+def test_doctor_json_is_one_object_with_what_probe_found(main):
+    code, stdout, _ = main("doctor", "--json")
+    report, works = json.loads(stdout), probe()
+    assert stdout.count("\n") == 1
+    assert set(report) == KEYS
+    assert code == (0 if report["usable"] else 1)
+    assert [report[key] for key in ("usable", "cause", "reason", "remedy", "strategy", "kernel")] == [
+        works.available, works.cause, works.reason, works.remedy, works.strategy, works.release]
+    assert set(report["opcodes"]) == works.ops
+    assert sum(getattr(abi, f"IORING_FEAT_{name}") for name in report["features"]) & ~works.features == 0
+    assert all(works.setup_flags & getattr(abi, f"IORING_SETUP_{name}") for name in report["setup_flags"])
+
+
+def test_doctor_names_the_opcodes_that_are_missing(main, monkeypatch):
+    works = probe()._replace(available=True, strategy="emulated",
+                             ops=frozenset(row.name for row in abi.OPCODES) - {"pipe"})
+    monkeypatch.setattr(cli, "probe", lambda: works)
+    _, stdout, _ = main("doctor")
+    assert "not here: pipe\n" in stdout
+    assert json.loads(main("doctor", "--json")[1])["opcodes_missing"] == ["pipe"]
+
+
+def test_doctor_without_proc_admits_what_it_does_not_know(main, monkeypatch, tmp_path):
+    monkeypatch.setattr("pyuring.host.PROC", str(tmp_path))
+    _, stdout, stderr = main("doctor")
+    assert stderr == "" and "None" not in stdout
+    assert "unknown" in stdout
+
+
+# ---- connect: what comes of it ----------------------------------------------------------------------
+
+def test_connected_is_ok_and_exit_0(main, target, strategy):
+    code, stdout, stderr = main("connect", "--strategy", strategy, target)
+    assert (code, stderr) == (0, "")
+    assert re.fullmatch(rf"ok            {target}  \d+\.\d ms\n"
+                        rf"1 of 1 connected in \d+\.\d{{3}} s \({strategy}\)\n", stdout)
+
+
+def test_the_strategy_that_was_picked_is_said(main, target):
+    assert main("connect", target)[1].endswith(f"({probe().strategy})\n")
+
+
+def test_refused_is_its_errno_and_exit_1(main, target, refusing, strategy):
+    code, stdout, stderr = main("connect", "--strategy", strategy, target, refusing, refusing)
+    assert (code, stderr) == (1, "")
+    outcomes, summary = lines_of(stdout)
+    assert outcomes == {target: "ok", refusing: "ECONNREFUSED"}
+    assert summary.startswith("1 of 3 connected, 2 ECONNREFUSED in ")
+
+
+def test_a_timeout_is_called_one_and_exit_1(main, target, mute, strategy):
+    code, stdout, stderr = main("connect", "--strategy", strategy, "--timeout", "0.2", mute, target)
+    assert (code, stderr) == (1, "")
+    outcomes, summary = lines_of(stdout)
+    assert outcomes == {mute: "timeout", target: "ok"}
+    assert summary.startswith("1 of 2 connected, 1 timeout in ")
+
+
+def test_unix_sockets_by_path_and_by_abstract_name(main, tmp_path, monkeypatch, strategy):
+    monkeypatch.chdir(tmp_path)
+    name = f"pyuring-test-{os.getpid()}-{strategy}"
+    with socket.socket(socket.AF_UNIX) as path, socket.socket(socket.AF_UNIX) as abstract:
+        path.bind("listener")
+        abstract.bind(b"\0" + name.encode())
+        path.listen()
+        abstract.listen()
+        code, stdout, _ = main("connect", "--strategy", strategy, "unix:listener", f"unix:@{name}",
+                               "unix:nothing-here", "unix:@nobody-has-this-name")
+    assert code == 1
+    assert lines_of(stdout)[0] == {
+        "unix:listener": "ok", f"unix:@{name}": "ok", "unix:nothing-here": "ENOENT",
+        "unix:@nobody-has-this-name": "ECONNREFUSED"}
+
+
+def test_an_ipv6_address_in_brackets(main, strategy):
+    try:
+        sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback here: {error}")
+    with sock:
+        target = "[::1]:%d" % sock.getsockname()[1]
+        code, stdout, _ = main("connect", "--strategy", strategy, target)
+    assert code == 0 and lines_of(stdout)[0] == {target: "ok"}
+
+
+def test_names_are_resolved_and_one_that_is_not_is_an_outcome(main, listener, monkeypatch):
+    resolve, port = socket.getaddrinfo, listener.getsockname()[1]
+
+    def getaddrinfo(host, *rest):
+        if host == "nowhere.test":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        assert host == "somewhere.test"
+        return resolve("127.0.0.1", *rest)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    code, stdout, stderr = main("connect", f"somewhere.test:{port}", f"nowhere.test:{port}")
+    assert (code, stderr) == (1, "")
+    outcomes, summary = lines_of(stdout)
+    assert outcomes == {f"somewhere.test:{port}": "ok", f"nowhere.test:{port}": "EAI_NONAME"}
+    assert "1 EAI_NONAME" in summary
+
+
+def test_localhost_resolves(main, target):
+    if socket.getaddrinfo("localhost", 1, 0, socket.SOCK_STREAM)[0][0] != socket.AF_INET:
+        pytest.skip("localhost is ::1 first here, and the listener is on 127.0.0.1")
+    assert main("connect", target.replace("127.0.0.1", "localhost"))[0] == 0
+
+
+def test_json_is_one_object_a_line_and_nothing_else(main, target, refusing, mute, strategy):
+    code, stdout, stderr = main("connect", "--json", "--strategy", strategy, "--timeout", "0.2", target,
+                                refusing, mute)
+    assert (code, stderr) == (1, "")
+    found = {outcome["target"]: outcome for outcome in map(json.loads, stdout.splitlines())}
+    assert all(set(outcome) == {"target", "ok", "error", "errno", "message", "elapsed_ms"}
+               for outcome in found.values())
+    assert {name: (outcome["ok"], outcome["error"], outcome["errno"])
+            for name, outcome in found.items()} == {
+        target: (True, None, None), refusing: (False, "ECONNREFUSED", errno.ECONNREFUSED),
+        mute: (False, "timeout", None)}
+    assert found[target]["message"] is None
+    assert refusing in found[refusing]["message"] and mute in found[mute]["message"]
+
+
+@pytest.mark.parametrize("concurrency", ["1", "2", "100000"])
+def test_any_concurrency_gives_each_target_its_line(main, target, refusing, strategy, concurrency):
+    code, stdout, _ = main("connect", "--concurrency", concurrency, "--strategy", strategy,
+                           *[target, refusing] * 10)
+    assert code == 1
+    assert stdout.splitlines()[-1].startswith("10 of 20 connected, 10 ECONNREFUSED in ")
+    assert len(stdout.splitlines()) == 21
+
+
+def test_one_at_a_time_comes_in_the_order_given(main, target, refusing):
+    _, stdout, _ = main("connect", "--concurrency", "1", refusing, target, refusing)
+    assert [line.split()[1] for line in stdout.splitlines()[:-1]] == [refusing, target, refusing]
+
+
+def test_a_strategy_that_is_not_to_be_had_is_explained_on_one_line(main, target, monkeypatch):
+    diagnosis = errors.Diagnosis("sysctl", "the reason", "The remedy")
+    monkeypatch.setattr("pyuring.client._refused", (errno.EPERM, diagnosis))
+    code, stdout, stderr = main("connect", "--strategy", "emulated", target)
+    assert (code, stdout) == (1, "")
+    assert stderr == "python3 -m pyuring connect: io_uring_setup: the reason. The remedy\n"
+
+
+# ---- connect: targets from stdin --------------------------------------------------------------------
+
+def test_a_dash_reads_targets_from_stdin(main, target, refusing, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"# comment\n\n  {target}  \n{refusing}\n"))
+    code, stdout, stderr = main("connect", "-")
+    assert (code, stderr) == (1, "")
+    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+
+
+def test_a_bad_line_of_stdin_is_told_and_the_others_are_connected(main, target, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"nohost\n{target}\n127.0.0.1:99999\n"))
+    code, stdout, stderr = main("connect", target, "-")
+    assert code == 2
+    assert stdout.splitlines()[-1].startswith("2 of 2 connected in ")
+    first, second = stderr.splitlines()
+    assert first.startswith("python3 -m pyuring connect: stdin: target 'nohost' has no port")
+    assert "99999" in second
+
+
+def test_an_empty_stdin_is_nothing_to_do(main, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, stdout, stderr = main("connect", "-")
+    assert (code, stderr) == (0, "") and stdout.startswith("0 of 0 connected in ")
+
+
+def test_paths_that_are_no_text_go_in_and_out(target):
+    done = subprocess.run((*PYURING, "connect", b"unix:/nowhere/\xfe", "-"), capture_output=True,
+                          input=b"unix:/nowhere/\xff\nunix:/nowhere/\xc3\xa9\n" + target.encode(), cwd=ROOT,
+                          timeout=60, env=environment(PYTHONIOENCODING="ascii"))
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.isascii()
+    assert lines_of(done.stdout.decode())[0] == {
+        r"unix:/nowhere/\xfe": "ENOENT", r"unix:/nowhere/\xff": "ENOENT",
+        r"unix:/nowhere/\xe9": "ENOENT", target: "ok"}
+
+
+# ---- bad usage --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, words", [
+    (["connect", "127.0.0.1:99999"], ["99999", "0..65535"]),
+    (["connect", "127.0.0.1:-1"], ["'-1'"]),
+    (["connect", "127.0.0.1:http"], ["'http'"]),
+    (["connect", "nohost"], ["'nohost'", "no port"]),
+    (["connect", "host:"], ["'host:'", "no port"]),
+    (["connect", ":80"], ["':80'", "no host"]),
+    (["connect", "::1:80"], ["'::1:80'", "brackets"]),
+    (["connect", "[::1]"], ["'[::1]'", "no port"]),
+    (["connect", "[::1"], ["'[::1'"]),
+    (["connect", "a..b:80"], ["'a..b'"]),
+    (["connect", "x" * 64 + ".test:80"], ["x" * 64]),
+    (["connect", "\udcff:80"], [r"'\udcff:80'"]),
+    (["connect", "unix:"], ["'unix:'"]),
+    (["connect", "unix:@"], ["'unix:@'"]),
+    (["connect", "unix:/" + "x" * 107], ["108 bytes"]),
+    (["connect", ""], ["''"]),
+    (["connect", "two\nlines"], [r"two\nlines"]),
+    (["connect", "--timeout", "nan", "127.0.0.1:1"], ["--timeout", "'nan'"]),
+    (["connect", "--timeout", "inf", "127.0.0.1:1"], ["--timeout", "'inf'"]),
+    (["connect", "--timeout", "-1", "127.0.0.1:1"], ["--timeout", "'-1'"]),
+    (["connect", "--timeout", "abc", "127.0.0.1:1"], ["--timeout", "'abc'"]),
+    (["connect", "--timeout", "", "127.0.0.1:1"], ["--timeout", "''"]),
+    (["connect", "--timeout", "1e99", "127.0.0.1:1"], ["--timeout", "'1e99'"]),
+    (["connect", "127.0.0.1:1", "--timeout"], ["--timeout"]),
+    (["connect", "--concurrency", "0", "127.0.0.1:1"], ["--concurrency", "'0'"]),
+    (["connect", "--concurrency", "x", "127.0.0.1:1"], ["--concurrency", "'x'"]),
+    (["connect", "--concurrency", "-3", "127.0.0.1:1"], ["--concurrency", "'-3'"]),
+    (["connect", "--concurrency", "1.5", "127.0.0.1:1"], ["--concurrency", "'1.5'"]),
+    (["connect", "--concurrency", "\u0663", "127.0.0.1:1"], ["--concurrency"]),
+    (["connect", "--strategy", "foo", "127.0.0.1:1"], ["--strategy", "'foo'", "emulated"]),
+    (["connect"], ["TARGET"]),
+    (["connect", "--json"], ["TARGET"]),
+    (["connect", "--nonsense", "127.0.0.1:1"], ["--nonsense"]),
+    (["unknown"], ["'unknown'", "doctor"]),
+    (["127.0.0.1:80"], ["'127.0.0.1:80'", "connect"]),
+    (["doctor", "me"], ["me"]),
+    (["--nonsense"], ["--nonsense"]),
+])
+def test_bad_usage_is_one_line_that_names_the_value_and_exit_2(main, arguments, words):
+    code, stdout, stderr = main(*arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.endswith("\n") and stderr.count("\n") == 1
+    assert stderr.startswith("python3 -m pyuring")
+    for word in words:
+        assert word in stderr
+
+
+def test_nothing_is_connected_when_one_target_is_bad(main, listener, target):
+    assert main("connect", target, "nohost")[0] == 2
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def test_bad_usage_in_a_child_is_one_line_too():
+    done = run(*PYURING, "connect", "nohost")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "'nohost'" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--help"], ["doctor", "connect", "tour"]), (["connect", "--help"], ["--concurrency", "unix:/path"]),
+    (["doctor", "--help"], ["--json"]), (["--version"], [pyuring.__version__]),
+])
+def test_help_and_version_exit_0(main, arguments, words):
+    code, stdout, stderr = main(*arguments)
+    assert (code, stderr) == (0, "")
+    assert all(word in stdout for word in words)
+
+
+# ---- Ctrl-C, closed pipes, closed streams, full disks -----------------------------------------------
+
+# A test run in the background of a shell has SIGINT ignored, and so would its children.
+WITH_SIGINT = ("import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+               "runpy.run_module('pyuring', run_name='__main__', alter_sys=True)")
+
+
+def test_ctrl_c_during_a_connect_is_130_without_a_traceback(target, mute, strategy):
+    """The line of the target that answers says that the other one is under way."""
+    child = subprocess.Popen(
+        (*PYTHON, "-c", WITH_SIGINT, "connect", "--strategy", strategy, mute, target),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment())
+    with child:
+        assert child.stdout.readline().startswith("ok ")
+        child.send_signal(signal.SIGINT)
+        stdout, stderr = child.communicate(timeout=30)      # left alone, it would wait two minutes
+    assert (child.returncode, stdout, stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_waiting_for_stdin_is_130_too(target):
+    child = subprocess.Popen(
+        (*PYTHON, "-c", WITH_SIGINT, "connect", "--concurrency", "1", target, "-"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment())
+    with child:
+        assert child.stdout.readline().startswith("ok ")
+        child.send_signal(signal.SIGINT)
+        child.wait(30)
+        assert (child.returncode, child.stdout.read(), child.stderr.read()) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("connect", "many"), ("connect", "--json", "many"),
+                                       ("doctor",), ("doctor", "--json"), ("--help",)],
+                         ids=lambda arguments: " ".join(arguments) or "tour")
+def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(target, arguments):
+    arguments = [part for name in arguments for part in ([target] * 200 if name == "many" else [name])]
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as stdout:
+        done = subprocess.run((*PYURING, *arguments), stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT,
+                              timeout=60, env=environment())
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_that_leaves_after_one_line_ends_it_quietly(target):
+    child = subprocess.Popen((*PYURING, "connect", *[target] * 2000), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, cwd=ROOT, env=environment())
+    with child:
+        assert child.stdout.readline().startswith(b"ok ")
+        child.stdout.close()
+        stderr = child.stderr.read()
+        assert child.wait(60) == 141
+    assert stderr == b""
+
+
+def test_a_full_disk_is_told_in_one_line(target):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run((*PYURING, "connect", target), stdout=full, stderr=subprocess.PIPE, cwd=ROOT,
+                              timeout=60, env=environment(), text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and os.strerror(errno.ENOSPC) in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments, code", [
+    ((), 0), (("doctor",), 1 if WHY_NO_RING else 0), (("connect", "TARGET"), 0), (("nonsense",), 2),
+    (("connect", "nohost"), 2)], ids=lambda value: " ".join(value) or "tour"
+    if isinstance(value, tuple) else "")
+def test_it_works_with_closed_streams(target, closed, arguments, code):
+    arguments = [target if name == "TARGET" else name for name in arguments]
+    done = run("sh", "-c", f'exec "$0" "$@" {closed}', *PYURING, *arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code == 2:
+        assert done.stdout == ""        # a complaint does not end up among the results
+    else:
+        assert done.stderr == ""
+
+
+def test_a_closed_stdin_is_told(target):
+    done = run("sh", "-c", 'exec "$0" "$@" <&-', *PYURING, "connect", target, "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "python3 -m pyuring connect: target '-' reads stdin, which is closed\n"
+
+
+def test_no_file_descriptor_left_is_told_in_one_line():
+    code = ("import os, resource, runpy, sys, pyuring.cli; fd = os.dup(0); os.close(fd)\n"
+            "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (fd, hard))\n"
+            "sys.exit(pyuring.cli.main([]))")
+    done = run(*PYTHON, "-c", code)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and os.strerror(errno.EMFILE) in done.stderr
+
+
+# ---- terminals --------------------------------------------------------------------------------------
+
+def on_a_terminal(*command, env=None, stdout_too=False):
+    """A child whose stderr is a terminal -> (exit code, stdout or None, what the terminal was sent)."""
+    ours, theirs = pty.openpty()
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=theirs, cwd=ROOT,
+                                 stdout=theirs if stdout_too else subprocess.PIPE,
+                                 env=environment(TERM="xterm", **(env or {})))
+        os.close(theirs)
+        theirs = -1
+        sent = b""
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:             # EIO: nobody has the other side open any more
+                data = b""
+            if not data:
+                break
+            sent += data
+        with child:
+            stdout = None if stdout_too else child.stdout.read().decode()
+            return child.wait(60), stdout, sent.decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        if theirs >= 0:
+            os.close(theirs)
+
+
+def shown(sent):
+    """What is left on the terminal, of text with \\r and clear-to-end-of-line."""
+    lines = []
+    for line in sent.split("\n"):
+        text = ""
+        for part in line.split("\r"):
+            erase = part.startswith("\x1b[K")
+            part = part[3:] if erase else part
+            text = part if erase else part + text[len(part):]
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def test_a_terminal_gets_a_progress_line_that_is_cleared(target, refusing):
+    code, stdout, sent = on_a_terminal(*PYURING, "connect", target, refusing)
+    assert code == 1
+    assert "1 done, " in sent and "2 done, 1 ok" in sent
+    assert sent.endswith("\r\x1b[K") and shown(sent) == ""
+    assert "\x1b" not in stdout and "\r" not in stdout
+    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+
+
+def test_on_one_terminal_the_progress_line_never_mixes_with_the_lines(target):
+    code, _, sent = on_a_terminal(*PYURING, "connect", *[target] * 5, stdout_too=True)
+    assert code == 0
+    outcomes, summary = lines_of(shown(sent).rstrip("\n"))
+    assert outcomes == {target: "ok"} and summary.startswith("5 of 5 connected in ")
+    assert "done" not in shown(sent)
+
+
+def test_ctrl_c_leaves_no_progress_line_behind(main, target, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def interrupted(*arguments, **keywords):
+        yield pyuring.Outcome(("127.0.0.1", 1), None, 0.1, None)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("pyuring.client.connect_many", interrupted)
+    code, _, _ = main("connect", target)
+    assert code == 130
+    assert "1 done, 1 ok" in sys.stderr.getvalue() and shown(sys.stderr.getvalue()) == ""
+
+
+def test_no_terminal_gets_neither_colour_nor_progress(target, refusing):
+    done = run(*PYURING, "connect", target, refusing)
+    assert done.stderr == "" and "\x1b" not in done.stdout and "\r" not in done.stdout
+
+
+@pytest.mark.parametrize("value, coloured", [(None, True), ("", True), ("1", False), ("0", False)])
+def test_no_color_is_respected_when_it_is_not_empty(monkeypatch, value, coloured):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    assert cli._colour(Terminal()) == coloured
+    assert not cli._colour(io.StringIO()) and not cli._colour(None)
+
+
+def test_no_color_leaves_no_escape_code_in_the_tour():
+    code, _, sent = on_a_terminal(*PYURING, env={"NO_COLOR": "1"}, stdout_too=True)
+    assert code == 0 and "\x1b" not in sent
+    assert "connect(2)" in sent
+
+
+# ---- other people's processes -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["EPERM", "ENOSYS"])
+def test_without_io_uring_all_of_it_still_works_and_says_why(filters, target, refusing, name):  # noqa: F811
+    blocked = (sys.executable, seccomp.__file__, name, *PYURING)
+    tour = run(*blocked)
+    assert (tour.returncode, tour.stderr) == (0, "")
+    assert f"io_uring does not work here: {name} " in tour.stdout and "425-427" in tour.stdout
+    assert rows_of(tour.stdout) == 2 * [["connect(2)", "pyuring (syscall)"]]
+    assert "*" not in tour.stdout.partition("What differs")[0]
+
+    doctor = run(*blocked, "doctor")
+    assert (doctor.returncode, doctor.stderr) == (1, "")
+    assert "io_uring is not usable here (seccomp)." in doctor.stdout
+    assert "Seccomp: 2" in doctor.stdout and "425-427" in doctor.stdout
+    assert "syscall: connect(2) and poll(2)" in doctor.stdout
+
+    report = run(*blocked, "doctor", "--json")
+    assert report.returncode == 1
+    assert json.loads(report.stdout)["cause"] == "seccomp"
+
+    connect = run(*blocked, "connect", target, refusing)
+    assert (connect.returncode, connect.stderr) == (1, "")
+    outcomes, summary = lines_of(connect.stdout)
+    assert outcomes == {target: "ok", refusing: "ECONNREFUSED"} and summary.endswith("(syscall)")
+
+    explicit = run(*blocked, "connect", "--strategy", "emulated", target)
+    assert (explicit.returncode, explicit.stdout) == (1, "")
+    assert explicit.stderr.count("\n") == 1 and "425-427" in explicit.stderr
+
+
+AS_NOBODY = """
+import ctypes, os, struct, sys
+from pyuring import cli
+libc, read_anything = ctypes.CDLL(None), 1 << 2         # CAP_DAC_READ_SEARCH, capabilities(7)
+libc.prctl(8, 1, 0, 0, 0)                               # PR_SET_KEEPCAPS
+try:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+except OSError as error:
+    sys.exit(f"cannot become nobody: {error}")
+libc.capset(struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", read_anything, read_anything, *[0] * 4))
+os.chdir("/")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments, code", [
+    ([], 0), (["doctor"], None), (["connect", "TARGET"], 0)], ids=["tour", "doctor", "connect"])
+def test_nobody_can_run_it(target, arguments, code):
+    """It keeps one privilege, to read files: Python itself may lie where nobody can read."""
+    if os.geteuid():
+        pytest.skip("not root, so every other test shows it")
+    done = run(*PYTHON, "-c", AS_NOBODY, *[target if name == "TARGET" else name for name in arguments])
+    if "cannot become nobody" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.stderr == ""
+    if code is None:        # by the sysctl nobody may be refused where root is not
+        code = 0 if done.stdout.startswith("io_uring is usable here.") else 1
+    assert done.returncode == code
+    assert "None" not in done.stdout
+
+
+def test_python_m_and_the_installed_script_are_the_same_program():
+    """pyproject's script is pyuring.cli:main, whose answer it hands to sys.exit."""
+    done = run(*PYTHON, "-c", "import sys; from pyuring.cli import main; sys.exit(main())", "connect",
+               "nohost")
+    assert done.returncode == 2 and done.stderr == run(*PYURING, "connect", "nohost").stderr

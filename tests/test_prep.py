@@ -1,0 +1,588 @@
+"""pyuring/prep.py: which argument lands in which of the 64 bytes.
+
+Each case is written down three times: the call, the bytes it must make (put together here from the offsets in
+linux/io_uring.h, not from abi.SQE), and the same call in C. Where liburing's header and a C compiler are at hand,
+liburing's own io_uring_prep_* must make the same bytes. What an SQE points to is read back from its address.
+"""
+import array
+import ctypes
+import math
+import mmap
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakekernel import FakeKernel
+
+from pyuring.prep import Timespec
+from pyuring.ring import Ring
+from pyuring.sockaddr import SockAddr
+
+LIBURING = Path("/usr/include/liburing.h")
+
+# struct io_uring_sqe: offset and size in bytes of each field.
+PLACE = {"opcode": (0, 1), "flags": (1, 1), "ioprio": (2, 2), "fd": (4, 4), "off": (8, 8), "addr": (16, 8),
+         "len": (24, 4), "op_flags": (28, 4), "user_data": (32, 8), "buf_index": (40, 2), "personality": (42, 2),
+         "file_index": (44, 4), "addr3": (48, 8)}
+
+U64 = 2**64 - 1
+UD = 0x8899AABBCCDDEEFF         # a user_data with its top bit set, and no byte twice
+BIG = sys.byteorder == "big"
+
+
+def u32_halves(mask):
+    """poll32_events on this machine: on a big-endian one the two halves change places (io_uring.h)."""
+    return (mask << 16 | mask >> 16) & 0xFFFFFFFF if BIG else mask
+
+
+def expected(fields):
+    sqe = bytearray(64)
+    for name, value in fields.items():
+        at, size = PLACE[name]
+        sqe[at:at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
+    return bytes(sqe)
+
+
+def sin(port, host):
+    """struct sockaddr_in, by hand."""
+    return struct.pack("=H", 2) + struct.pack("!H", port) + bytes(host) + bytes(8)
+
+
+def ts(seconds, nanoseconds):
+    """struct __kernel_timespec."""
+    return struct.pack("=qq", seconds, nanoseconds)
+
+
+SIN = sin(0x1234, (127, 0, 0, 1))
+SIN6 = (struct.pack("=H", 10) + bytes.fromhex("1234 00045678 00000000000000000000000000000001".replace(" ", ""))
+        + struct.pack("=I", 7))
+IN = bytearray(b"in and out")           # what the kernel would write to
+LEN = array.array("i", [10])
+DATA = b"twelve bytes"
+
+# What liburing calls p is a pointer: its value differs and is masked, its target is compared by the first test.
+# name: (call, fields, {pointer field: bytes it points to}, C)
+CASES = {
+    "nop": (
+        lambda r: r.prep_nop(),
+        {"opcode": 0, "fd": -1}, {}, "io_uring_prep_nop(s)"),
+    "nop with everything": (
+        lambda r: r.prep_nop(user_data=UD, sqe_flags=0x7f),
+        {"opcode": 0, "fd": -1, "flags": 0x7f, "user_data": UD}, {},
+        "io_uring_prep_nop(s); s->flags = 0x7f; s->user_data = UD"),
+    "socket": (
+        lambda r: r.prep_socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 17, user_data=UD),
+        {"opcode": 45, "fd": 10, "off": 0o2000002, "len": 17, "user_data": UD}, {},
+        "io_uring_prep_socket(s, AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 17, 0); s->user_data = UD"),
+    "socket into a slot": (
+        lambda r: r.prep_socket(2, 1, 0, 3, file_index=5, sqe_flags=8),
+        {"opcode": 45, "fd": 2, "off": 1, "op_flags": 3, "file_index": 5, "flags": 8}, {},
+        "io_uring_prep_socket_direct(s, AF_INET, SOCK_STREAM, 0, 4, 3); s->flags = 8"),
+    "socket into any slot": (
+        lambda r: r.prep_socket(2, 1, file_index=0xFFFFFFFF),
+        {"opcode": 45, "fd": 2, "off": 1, "file_index": 0xFFFFFFFF}, {},
+        "io_uring_prep_socket_direct_alloc(s, AF_INET, SOCK_STREAM, 0, 0)"),
+    "connect": (
+        lambda r: r.prep_connect(5, ("127.0.0.1", 0x1234), user_data=UD, sqe_flags=4, personality=0x0201),
+        {"opcode": 16, "fd": 5, "off": 16, "user_data": UD, "flags": 4, "personality": 0x0201}, {"addr": SIN},
+        "io_uring_prep_connect(s, 5, p, 16); s->user_data = UD; s->flags = 4; s->personality = 0x0201"),
+    "connect ipv6 with flow and scope": (
+        lambda r: r.prep_connect(5, ("::1", 0x1234, 0x45678, 7)),
+        {"opcode": 16, "fd": 5, "off": 28}, {"addr": SIN6}, "io_uring_prep_connect(s, 5, p, 28)"),
+    "connect unix path": (
+        lambda r: r.prep_connect(5, "/run/x"),
+        {"opcode": 16, "fd": 5, "off": 9}, {"addr": struct.pack("=H", 1) + b"/run/x\0"},
+        "io_uring_prep_connect(s, 5, p, 9)"),
+    "connect abstract name": (
+        lambda r: r.prep_connect(5, b"\0xy"),
+        {"opcode": 16, "fd": 5, "off": 5}, {"addr": struct.pack("=H", 1) + b"\0xy"},
+        "io_uring_prep_connect(s, 5, p, 5)"),
+    "connect SockAddr": (
+        lambda r: r.prep_connect(5, SockAddr(b"\x63\x00any bytes")),
+        {"opcode": 16, "fd": 5, "off": 11}, {"addr": b"\x63\x00any bytes"}, "io_uring_prep_connect(s, 5, p, 11)"),
+    "accept": (
+        lambda r: r.prep_accept(5, user_data=UD),
+        {"opcode": 13, "fd": 5, "op_flags": 0o2000000, "user_data": UD}, {},
+        "io_uring_prep_accept(s, 5, 0, 0, SOCK_CLOEXEC); s->user_data = UD"),
+    "accept with addr and addrlen": (
+        lambda r: r.prep_accept(5, IN, LEN, 0o4000, ioprio=6, personality=9),
+        {"opcode": 13, "fd": 5, "op_flags": 0o4000, "ioprio": 6, "personality": 9},
+        {"addr": bytes(IN), "off": struct.pack("=i", 10)},
+        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, SOCK_NONBLOCK); s->ioprio = 6; s->personality = 9"),
+    "accept with addr alone": (
+        lambda r: r.prep_accept(5, IN, flags=0),
+        {"opcode": 13, "fd": 5}, {"addr": bytes(IN), "off": struct.pack("=i", 10)},
+        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, 0)"),
+    "accept multishot": (
+        lambda r: r.prep_accept(5, flags=0, ioprio=1),
+        {"opcode": 13, "fd": 5, "ioprio": 1}, {}, "io_uring_prep_multishot_accept(s, 5, 0, 0, 0)"),
+    "accept into a slot": (
+        lambda r: r.prep_accept(5, flags=0, file_index=8),
+        {"opcode": 13, "fd": 5, "file_index": 8}, {}, "io_uring_prep_accept_direct(s, 5, 0, 0, 0, 7)"),
+    "shutdown": (
+        lambda r: r.prep_shutdown(5, socket.SHUT_RDWR, user_data=UD, sqe_flags=1),
+        {"opcode": 34, "fd": 5, "len": 2, "user_data": UD, "flags": 1}, {},
+        "io_uring_prep_shutdown(s, 5, SHUT_RDWR); s->user_data = UD; s->flags = 1"),
+    "send": (
+        lambda r: r.prep_send(5, DATA, flags=0x4000, user_data=UD, sqe_flags=0x10, ioprio=1),
+        {"opcode": 26, "fd": 5, "len": 12, "op_flags": 0x4000, "user_data": UD, "flags": 0x10, "ioprio": 1},
+        {"addr": DATA},
+        "io_uring_prep_send(s, 5, p, 12, MSG_NOSIGNAL); s->user_data = UD; s->flags = 0x10; s->ioprio = 1"),
+    "send a part": (
+        lambda r: r.prep_send(5, memoryview(DATA)[3:], 4),
+        {"opcode": 26, "fd": 5, "len": 4}, {"addr": b"lve "}, "io_uring_prep_send(s, 5, p, 4, 0)"),
+    "recv": (
+        lambda r: r.prep_recv(5, IN, flags=0x40, user_data=UD),
+        {"opcode": 27, "fd": 5, "len": 10, "op_flags": 0x40, "user_data": UD}, {"addr": bytes(IN)},
+        "io_uring_prep_recv(s, 5, p, 10, MSG_DONTWAIT); s->user_data = UD"),
+    "recv from inside a buffer": (
+        lambda r: r.prep_recv(5, memoryview(IN)[2:], 3, ioprio=1),
+        {"opcode": 27, "fd": 5, "len": 3, "ioprio": 1}, {"addr": bytes(IN[2:5])},
+        "io_uring_prep_recv(s, 5, p, 3, 0); s->ioprio = 1"),
+    "recv with a provided buffer": (
+        lambda r: r.prep_recv(5, None, 64, sqe_flags=0x20, buf_group=0x0304, ioprio=2),
+        {"opcode": 27, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 0x0304, "ioprio": 2}, {},
+        "io_uring_prep_recv(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 0x0304; s->ioprio = 2"),
+    "openat": (
+        lambda r: r.prep_openat(-100, "/tmp/\u00e9", 0o1101, 0o640, user_data=UD, personality=2),
+        {"opcode": 18, "fd": -100, "len": 0o640, "op_flags": 0o1101, "user_data": UD, "personality": 2},
+        {"addr": "/tmp/\u00e9".encode() + b"\0"},
+        "io_uring_prep_openat(s, AT_FDCWD, p, 01101, 0640); s->user_data = UD; s->personality = 2"),
+    "openat into a slot": (
+        lambda r: r.prep_openat(4, Path("f"), 0, file_index=1),
+        {"opcode": 18, "fd": 4, "len": 0o777, "file_index": 1}, {"addr": b"f\0"},
+        "io_uring_prep_openat_direct(s, 4, p, 0, 0777, 0)"),
+    "close": (
+        lambda r: r.prep_close(5, user_data=UD),
+        {"opcode": 19, "fd": 5, "user_data": UD}, {}, "io_uring_prep_close(s, 5); s->user_data = UD"),
+    "read": (
+        lambda r: r.prep_read(5, IN, user_data=UD),
+        {"opcode": 22, "fd": 5, "off": U64, "len": 10, "user_data": UD}, {"addr": bytes(IN)},
+        "io_uring_prep_read(s, 5, p, 10, -1); s->user_data = UD"),
+    "read at an offset": (
+        lambda r: r.prep_read(5, IN, 4, 2**40 + 3, rw_flags=8, ioprio=0x2001, personality=2),
+        {"opcode": 22, "fd": 5, "off": 2**40 + 3, "len": 4, "op_flags": 8, "ioprio": 0x2001, "personality": 2},
+        {"addr": bytes(IN[:4])},
+        "io_uring_prep_read(s, 5, p, 4, (1ULL << 40) + 3); s->rw_flags = 8; s->ioprio = 0x2001; "
+        "s->personality = 2"),
+    "read with a provided buffer": (
+        lambda r: r.prep_read(5, None, 64, 0, sqe_flags=0x20, buf_group=9),
+        {"opcode": 22, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 9}, {},
+        "io_uring_prep_read(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 9"),
+    "write": (
+        lambda r: r.prep_write(5, DATA, user_data=UD),
+        {"opcode": 23, "fd": 5, "off": U64, "len": 12, "user_data": UD}, {"addr": DATA},
+        "io_uring_prep_write(s, 5, p, 12, -1); s->user_data = UD"),
+    "write at an offset": (
+        lambda r: r.prep_write(5, bytearray(DATA), 6, 7, rw_flags=0x10, ioprio=1, personality=3),
+        {"opcode": 23, "fd": 5, "off": 7, "len": 6, "op_flags": 0x10, "ioprio": 1, "personality": 3},
+        {"addr": DATA[:6]},
+        "io_uring_prep_write(s, 5, p, 6, 7); s->rw_flags = 0x10; s->ioprio = 1; s->personality = 3"),
+    "poll_add": (
+        lambda r: r.prep_poll_add(5, 0x2001, user_data=UD),
+        {"opcode": 6, "fd": 5, "op_flags": u32_halves(0x2001), "user_data": UD}, {},
+        "io_uring_prep_poll_add(s, 5, 0x2001); s->user_data = UD"),
+    "poll_add with a bit above 15": (
+        lambda r: r.prep_poll_add(5, 0x80000004),
+        {"opcode": 6, "fd": 5, "op_flags": u32_halves(0x80000004)}, {},
+        "io_uring_prep_poll_add(s, 5, 0x80000004)"),
+    "poll_multishot": (
+        lambda r: r.prep_poll_multishot(5, 1, user_data=UD),
+        {"opcode": 6, "fd": 5, "len": 1, "op_flags": u32_halves(1), "user_data": UD}, {},
+        "io_uring_prep_poll_multishot(s, 5, 1); s->user_data = UD"),
+    "poll_remove": (
+        lambda r: r.prep_poll_remove(UD, user_data=3),
+        {"opcode": 7, "fd": -1, "addr": UD, "user_data": 3}, {},
+        "io_uring_prep_poll_remove(s, UD); s->user_data = 3"),
+    "poll_update": (
+        lambda r: r.prep_poll_update(UD, U64, 4, 6, user_data=3),
+        {"opcode": 7, "fd": -1, "addr": UD, "off": U64, "len": 6, "op_flags": u32_halves(4), "user_data": 3}, {},
+        "io_uring_prep_poll_update(s, UD, -1ULL, 4, 6); s->user_data = 3"),
+    "timeout": (
+        lambda r: r.prep_timeout(1.5, 3, 0x20, user_data=UD),
+        {"opcode": 11, "fd": -1, "off": 3, "len": 1, "op_flags": 0x20, "user_data": UD},
+        {"addr": ts(1, 500_000_000)},
+        "io_uring_prep_timeout(s, (struct __kernel_timespec *)p, 3, 0x20); s->user_data = UD"),
+    "timeout with a Timespec": (
+        lambda r: r.prep_timeout(Timespec(2**63 - 1, 999_999_999)),
+        {"opcode": 11, "fd": -1, "len": 1}, {"addr": ts(2**63 - 1, 999_999_999)},
+        "io_uring_prep_timeout(s, (struct __kernel_timespec *)p, 0, 0)"),
+    "timeout_remove": (
+        lambda r: r.prep_timeout_remove(UD, 1, user_data=3),
+        {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 1, "user_data": 3}, {},
+        "io_uring_prep_timeout_remove(s, UD, 1); s->user_data = 3"),
+    "timeout_update": (
+        lambda r: r.prep_timeout_update(0, UD, 1, user_data=3),
+        {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 3, "user_data": 3}, {"off": ts(0, 0)},
+        "io_uring_prep_timeout_update(s, (struct __kernel_timespec *)p, UD, 1); s->user_data = 3"),
+    "link_timeout": (
+        lambda r: r.prep_link_timeout(0.25, 0x20, user_data=UD, sqe_flags=4),
+        {"opcode": 15, "fd": -1, "len": 1, "op_flags": 0x20, "user_data": UD, "flags": 4},
+        {"addr": ts(0, 250_000_000)},
+        "io_uring_prep_link_timeout(s, (struct __kernel_timespec *)p, 0x20); s->user_data = UD; s->flags = 4"),
+    "cancel": (
+        lambda r: r.prep_cancel(UD, 1, user_data=3),
+        {"opcode": 14, "fd": -1, "addr": UD, "op_flags": 1, "user_data": 3}, {},
+        "io_uring_prep_cancel(s, (void *)(uintptr_t)UD, 1); s->user_data = 3"),
+    "cancel64": (
+        lambda r: r.prep_cancel64(UD),
+        {"opcode": 14, "fd": -1, "addr": UD}, {}, "io_uring_prep_cancel64(s, UD, 0)"),
+    "cancel_fd": (
+        lambda r: r.prep_cancel_fd(5, 1, user_data=3),
+        {"opcode": 14, "fd": 5, "op_flags": 3, "user_data": 3}, {},
+        "io_uring_prep_cancel_fd(s, 5, 1); s->user_data = 3"),
+}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    kernel = FakeKernel()
+    monkeypatch.setattr("pyuring.ring.syscalls", kernel)
+    return kernel
+
+
+@pytest.fixture
+def ring(fake):
+    with Ring(4) as ring:
+        yield ring
+
+
+def sent(fake, ring):
+    """Submits, and gives the one SQE that was there as the kernel sees it."""
+    assert ring.submit() == 1
+    return fake.submitted[-1]
+
+
+def masked(sqe, pointers):
+    sqe = bytearray(sqe)
+    for name in pointers:
+        at, size = PLACE[name]
+        sqe[at:at + size] = bytes(size)
+    return bytes(sqe)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exact_bytes_and_what_they_point_to(name, fake, ring):
+    call, fields, pointers, _ = CASES[name]
+    assert call(ring) is None
+    assert ring.sq_ready == 1
+    assert not fake.enters, "prep_* submits nothing"
+    sqe = fake.raw_sqe(0)
+    assert masked(sqe, pointers).hex() == expected(fields).hex()
+    for field, content in pointers.items():
+        at, size = PLACE[field]
+        address = int.from_bytes(sqe[at:at + size], sys.byteorder)
+        assert ctypes.string_at(address, len(content)) == content
+
+
+def test_every_prep_method_has_a_case():
+    have = {name for name in dir(Ring) if name.startswith("prep_")}
+    assert have <= {"prep_" + name.split()[0] for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def liburing(tmp_path_factory):
+    """What liburing's io_uring_prep_* fill in: case -> 64 bytes."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("no C compiler to ask liburing with")
+    if not LIBURING.exists():
+        pytest.skip(f"no {LIBURING}: install liburing's headers (liburing-dev)")
+    body = "\n".join(f"    memset(s, 0, 64); {code}; show(s);" for _, _, _, code in CASES.values())
+    source = f"""
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <liburing.h>
+        #include <stdint.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/socket.h>
+        static void show(struct io_uring_sqe *s) {{
+            for (int i = 0; i < 64; i++) printf("%02x", ((unsigned char *)s)[i]);
+            puts("");
+        }}
+        int main(void) {{
+            const unsigned long long UD = 0x{UD:x}ULL;
+            struct io_uring_sqe sqe, *s = &sqe;
+            static char memory[128], *p = memory;
+            {body}
+            return 0;
+        }}"""
+    directory = tmp_path_factory.mktemp("liburing")
+    (directory / "prep.c").write_text(source)
+    made = subprocess.run([compiler, "-w", "-o", str(directory / "prep"), str(directory / "prep.c")],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    if made.returncode:
+        errors = [line for line in made.stderr.splitlines() if "error" in line or "undefined" in line]
+        pytest.skip(f"this liburing lacks one of the helpers: {(errors or ['?'])[0]}")
+    shown = subprocess.run([str(directory / "prep")], capture_output=True, text=True, timeout=60, check=True)
+    return dict(zip(CASES, (bytes.fromhex(line) for line in shown.stdout.split())))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_bytes_as_liburing(name, fake, ring, liburing):
+    call, _, pointers, _ = CASES[name]
+    call(ring)
+    theirs = liburing[name]
+    for field in pointers:
+        at, size = PLACE[field]
+        assert any(theirs[at:at + size]), "a pointer in C too"
+    assert masked(fake.raw_sqe(0), pointers).hex() == masked(theirs, pointers).hex()
+
+
+def test_an_sqe_keeps_nothing_of_the_one_that_was_there_before(fake, ring):
+    ring.prep_read(5, IN, 4, 99, rw_flags=1, ioprio=1, personality=1, user_data=UD, sqe_flags=1)
+    for _ in range(3):
+        ring.prep_socket(1, 2, 3, 4, file_index=5)
+    ring.submit()
+    for _ in range(4):
+        ring.prep_nop()
+    assert [fake.raw_sqe(i).hex() for i in range(4)] == [expected({"fd": -1}).hex()] * 4
+
+
+# ------------------------------------------------------------------------------------------------------- time
+
+@pytest.mark.parametrize("seconds, spec", [
+    (0, (0, 0)), (0.0, (0, 0)), (-0.0, (0, 0)), (1, (1, 0)), (True, (1, 0)), (0.5, (0, 500_000_000)),
+    (0.1, (0, 100_000_000)), (1e-9, (0, 1)), (1e-10, (0, 1)), (5e-324, (0, 1)),      # never rounded down to "at once"
+    (0.999_999_999_9, (1, 0)), (1 - 2**-53, (1, 0)), (2.25, (2, 250_000_000)),
+    (1_700_000_000.5, (1_700_000_000, 500_000_000)), (Timespec(0, 0), (0, 0)), (Timespec(5, 999_999_999),
+                                                                               (5, 999_999_999)),
+])
+def test_seconds_become_a_timespec_rounded_up(seconds, spec, fake, ring):
+    ring.prep_timeout(seconds)
+    address = int.from_bytes(fake.raw_sqe(0)[16:24], sys.byteorder)
+    assert ctypes.string_at(address, 16) == ts(*spec)
+
+
+# --------------------------------------------------------------------------------------------------- pointers
+
+BUFFERS = {
+    "bytes": lambda: b"abcdefgh", "bytearray": lambda: bytearray(b"abcdefgh"),
+    "memoryview": lambda: memoryview(bytearray(b"abcdefgh")), "read-only view": lambda: memoryview(b"abcdefgh"),
+    "array": lambda: array.array("B", b"abcdefgh"), "wide array": lambda: array.array("H", b"abcdefgh"),
+    "two dimensions": lambda: memoryview(bytearray(b"abcdefgh")).cast("B", (2, 4)),
+    "ctypes": lambda: (ctypes.c_char * 8)(*b"abcdefgh"),
+    "bytes subclass": lambda: type("B", (bytes,), {})(b"abcdefgh"),
+    "slice": lambda: memoryview(bytearray(b"xxabcdefghxx"))[2:10],
+}
+
+
+@pytest.mark.parametrize("kind", BUFFERS)
+@pytest.mark.parametrize("method", ["prep_send", "prep_write"])
+def test_every_kind_of_buffer_can_be_read_from(kind, method, fake, ring):
+    getattr(ring, method)(5, BUFFERS[kind]())           # the only reference is the ring's
+    sqe = sent(fake, ring)
+    assert sqe["len"] == 8
+    assert ctypes.string_at(sqe["addr"], 8) == b"abcdefgh"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BUFFERS if kind not in
+                                  ("bytes", "read-only view", "bytes subclass")])
+@pytest.mark.parametrize("method", ["prep_recv", "prep_read"])
+def test_every_kind_of_writable_buffer_is_written_in_place(kind, method, fake, ring):
+    buffer = BUFFERS[kind]()
+    getattr(ring, method)(5, buffer)
+    sqe = sent(fake, ring)
+    assert sqe["len"] == 8
+    ctypes.memmove(sqe["addr"], b"ABCDEFGH", 8)
+    assert bytes(memoryview(buffer)) == b"ABCDEFGH"
+
+
+@pytest.mark.parametrize("method", ["prep_recv", "prep_read", "prep_send", "prep_write"])
+def test_an_empty_buffer_is_no_error(method, fake, ring):
+    getattr(ring, method)(5, bytearray())
+    assert sent(fake, ring)["len"] == 0
+
+
+def test_an_empty_buffer_stays_resizable(ring):
+    buffer = bytearray()
+    ring.prep_recv(5, buffer)
+    buffer += b"nothing is pinned where there is nothing"
+
+
+def test_memory_mapped_files_can_be_written_to(fake, ring):
+    with mmap.mmap(-1, 4096) as mapping:
+        ring.prep_recv(5, mapping)
+        sqe = sent(fake, ring)
+        ctypes.memmove(sqe["addr"], b"here", 4)
+        assert mapping[:4] == b"here"
+        fake.complete((0, 4))
+        ring.reap()
+
+
+def test_a_socket_stands_for_its_fd_and_family(fake, ring):
+    with socket.socket(socket.AF_INET6) as sock:
+        ring.prep_connect(sock, ("::1", 80))
+        assert sent(fake, ring)["fd"] == sock.fileno()
+        with pytest.raises(ValueError, match="127.0.0.1"):
+            ring.prep_connect(sock, ("127.0.0.1", 80))      # an IPv4 address, and an IPv6 socket
+
+
+def test_a_ring_stands_for_its_fd(fake, ring):
+    ring.prep_poll_add(ring, 1)
+    assert sent(fake, ring)["fd"] == ring.fd
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+class Fileno:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def fileno(self):
+        return self.answer
+
+
+def closed_socket():
+    sock = socket.socket()
+    sock.close()
+    return sock
+
+
+def closed_file():
+    with open("/dev/null") as file:
+        pass
+    return file
+
+
+GAPS = memoryview(bytearray(10))[::2]
+BACKWARDS = memoryview(bytearray(10))[::-1]
+# (call, exception, what the message names)
+BAD = {
+    "user_data below 0": (lambda r: r.prep_nop(user_data=-1), ValueError, "user_data -1 "),
+    "user_data of 65 bits": (lambda r: r.prep_nop(user_data=2**64), ValueError, str(2**64)),
+    "user_data a str": (lambda r: r.prep_nop(user_data="7"), TypeError, "user_data '7'"),
+    "user_data a float": (lambda r: r.prep_nop(user_data=1.0), TypeError, "user_data 1.0"),
+    "user_data None": (lambda r: r.prep_nop(user_data=None), TypeError, "user_data None"),
+    "user_data below 0, with a buffer": (lambda r: r.prep_recv(5, bytearray(4), user_data=-1), ValueError,
+                                         "user_data -1 "),
+    "sqe_flags too wide": (lambda r: r.prep_nop(sqe_flags=256), ValueError, "sqe_flags 256"),
+    "sqe_flags below 0": (lambda r: r.prep_nop(sqe_flags=-1), ValueError, "sqe_flags -1"),
+    "sqe_flags a str": (lambda r: r.prep_nop(sqe_flags="IOSQE_IO_LINK"), TypeError, "IOSQE_IO_LINK"),
+    "sqe_flags None, with a buffer": (lambda r: r.prep_recv(5, bytearray(4), sqe_flags=None), TypeError, "None"),
+    "ioprio too wide": (lambda r: r.prep_send(5, b"", ioprio=65536), ValueError, "ioprio 65536"),
+    "personality too wide": (lambda r: r.prep_connect(5, "/x", personality=65536), ValueError, "personality 65536"),
+    "file_index too wide": (lambda r: r.prep_accept(5, file_index=2**32), ValueError, str(2**32)),
+    "buf_group too wide": (lambda r: r.prep_recv(5, bytearray(1), buf_group=65536), ValueError, "65536"),
+    "fd of 32 bits": (lambda r: r.prep_close(2**31), ValueError, f"fd {2**31}"),
+    "fd below 32 bits": (lambda r: r.prep_close(-2**31 - 1), ValueError, str(-2**31 - 1)),
+    "fd a str": (lambda r: r.prep_close("5"), TypeError, "str"),
+    "fd None": (lambda r: r.prep_shutdown(None, 2), TypeError, "NoneType"),
+    "fd a float": (lambda r: r.prep_poll_add(5.0, 1), TypeError, "float"),
+    "a closed socket": (lambda r: r.prep_shutdown(closed_socket(), 2), ValueError, "closed"),
+    "a closed socket to send to": (lambda r: r.prep_send(closed_socket(), b"x"), ValueError, "closed"),
+    "a closed socket to connect": (lambda r: r.prep_connect(closed_socket(), ("127.0.0.1", 1)), ValueError, "closed"),
+    "a closed file": (lambda r: r.prep_read(closed_file(), bytearray(1)), ValueError, "closed"),
+    "fileno() beyond 32 bits": (lambda r: r.prep_close(Fileno(2**31)), ValueError, str(2**31)),
+    "fileno() below 0": (lambda r: r.prep_close(Fileno(-1)), ValueError, "closed"),
+    "send of a str": (lambda r: r.prep_send(5, "text"), TypeError, "str"),
+    "send of None": (lambda r: r.prep_send(5, None), TypeError, "NoneType"),
+    "send of an int": (lambda r: r.prep_send(5, 5), TypeError, "int"),
+    "recv into bytes": (lambda r: r.prep_recv(5, b"read-only"), TypeError, "bytes is read-only"),
+    "recv into a read-only view": (lambda r: r.prep_recv(5, memoryview(b"x")), TypeError, "read-only"),
+    "read into bytes": (lambda r: r.prep_read(5, bytes(4)), TypeError, "bytes is read-only"),
+    "recv without a buffer": (lambda r: r.prep_recv(5, None, 4), TypeError, "NoneType"),
+    "recv with gaps": (lambda r: r.prep_recv(5, GAPS), ValueError, "(2,)"),
+    "send with gaps": (lambda r: r.prep_send(5, GAPS), ValueError, "gaps"),
+    "write backwards": (lambda r: r.prep_write(5, BACKWARDS), ValueError, "(-1,)"),
+    "send more than there is": (lambda r: r.prep_send(5, b"four", 5), ValueError, "5"),
+    "recv more than fits": (lambda r: r.prep_recv(5, bytearray(4), 5), ValueError, "4 bytes"),
+    "read less than nothing": (lambda r: r.prep_read(5, bytearray(4), -1), ValueError, "-1"),
+    "write more than there is": (lambda r: r.prep_write(5, b"", 1), ValueError, "1"),
+    "a length in float": (lambda r: r.prep_recv(5, bytearray(4), 2.0), TypeError, "2.0"),
+    "a length in str": (lambda r: r.prep_recv(5, bytearray(4), "2"), TypeError, "str"),
+    "provided buffer below 0": (lambda r: r.prep_recv(5, None, -1, sqe_flags=0x20), ValueError, "-1"),
+    "provided buffer too large": (lambda r: r.prep_read(5, None, 2**32, sqe_flags=0x20), ValueError, str(2**32)),
+    "an offset below -1": (lambda r: r.prep_read(5, bytearray(4), 4, -2), ValueError, "-2"),
+    "an offset of 65 bits": (lambda r: r.prep_write(5, b"x", 1, 2**64), ValueError, str(2**64)),
+    "an offset in float": (lambda r: r.prep_write(5, b"x", 1, 0.0), TypeError, "0.0"),
+    "flags below 0": (lambda r: r.prep_send(5, b"x", flags=-1), ValueError, "-1"),
+    "rw_flags of 33 bits": (lambda r: r.prep_read(5, bytearray(1), rw_flags=2**32), ValueError, str(2**32)),
+    "accept into read-only memory": (lambda r: r.prep_accept(5, bytes(16)), TypeError, "read-only"),
+    "accept with a read-only addrlen": (lambda r: r.prep_accept(5, bytearray(16), bytes(4)), TypeError, "read-only"),
+    "accept with a short addrlen": (lambda r: r.prep_accept(5, bytearray(16), bytearray(3)), ValueError, "3 bytes"),
+    "accept with an addrlen beyond addr": (
+        lambda r: r.prep_accept(5, bytearray(16), array.array("i", [17])), ValueError, "17"),
+    "accept with an int for addrlen": (lambda r: r.prep_accept(5, bytearray(16), 16), TypeError, "int"),
+    "a socket type below 0": (lambda r: r.prep_socket(2, -1), ValueError, "-1"),
+    "a protocol below 0": (lambda r: r.prep_socket(2, 1, -1), ValueError, "-1"),
+    "a domain in str": (lambda r: r.prep_socket("AF_INET", 1), TypeError, "AF_INET"),
+    "shutdown below 0": (lambda r: r.prep_shutdown(5, -1), ValueError, "-1"),
+    "poll mask below 0": (lambda r: r.prep_poll_add(5, -1), (ValueError, TypeError), "-1"),
+    "poll mask of 33 bits": (lambda r: r.prep_poll_multishot(5, 2**32), ValueError, str(2**32)),
+    "poll mask a str": (lambda r: r.prep_poll_add(5, "in"), TypeError, "in"),
+    "poll_remove below 0": (lambda r: r.prep_poll_remove(-1), ValueError, "-1"),
+    "poll_update to 65 bits": (lambda r: r.prep_poll_update(1, 2**64, 1, 4), ValueError, str(2**64)),
+    "cancel of 65 bits": (lambda r: r.prep_cancel(2**64), ValueError, str(2**64)),
+    "cancel of an object": (lambda r: r.prep_cancel64("request"), TypeError, "request"),
+    "cancel_fd closed": (lambda r: r.prep_cancel_fd(closed_socket()), ValueError, "closed"),
+    "timeout below 0": (lambda r: r.prep_timeout(-0.001), ValueError, "-0.001"),
+    "timeout NaN": (lambda r: r.prep_timeout(math.nan), ValueError, "nan"),
+    "timeout inf": (lambda r: r.prep_timeout(math.inf), ValueError, "inf"),
+    "timeout -inf": (lambda r: r.prep_link_timeout(-math.inf), ValueError, "-inf"),
+    "timeout a str": (lambda r: r.prep_timeout("1"), TypeError, "'1'"),
+    "timeout None": (lambda r: r.prep_timeout(None), TypeError, "None"),
+    "timeout complex": (lambda r: r.prep_timeout(1j), TypeError, "1j"),
+    "timeout a plain tuple": (lambda r: r.prep_timeout((1, 0)), TypeError, "(1, 0)"),
+    "timeout beyond all bounds": (lambda r: r.prep_timeout(1e300), ValueError, "1e+300"),
+    "timeout beyond all floats": (lambda r: r.prep_timeout(10**400), ValueError, "1000000000"),
+    "timeout count below 0": (lambda r: r.prep_timeout(1, -1), ValueError, "-1"),
+    "Timespec below 0": (lambda r: r.prep_timeout(Timespec(-1, 0)), ValueError, "tv_sec=-1"),
+    "Timespec of 64 bits": (lambda r: r.prep_timeout(Timespec(2**63, 0)), ValueError, str(2**63)),
+    "Timespec with a second of ns": (lambda r: r.prep_link_timeout(Timespec(0, 10**9)), ValueError, str(10**9)),
+    "Timespec with ns below 0": (lambda r: r.prep_timeout_update(Timespec(1, -1), 7), ValueError, "tv_nsec=-1"),
+    "Timespec of floats": (lambda r: r.prep_timeout(Timespec(0.5, 0)), ValueError, "0.5"),
+    "a path with NUL": (lambda r: r.prep_openat(-100, "a\0b", 0), ValueError, r"a\x00b"),
+    "a path in bytes with NUL": (lambda r: r.prep_openat(-100, b"\0", 0), ValueError, "NUL"),
+    "a path that is None": (lambda r: r.prep_openat(-100, None, 0), TypeError, "NoneType"),
+    "a path that is an fd": (lambda r: r.prep_openat(-100, 3, 0), TypeError, "int"),
+    "openat with mode below 0": (lambda r: r.prep_openat(-100, "f", 0, -1), ValueError, "-1"),
+    "port 70000": (lambda r: r.prep_connect(5, ("127.0.0.1", 70000)), ValueError, "70000"),
+    "port -1": (lambda r: r.prep_connect(5, ("127.0.0.1", -1)), ValueError, "-1"),
+    "port a str": (lambda r: r.prep_connect(5, ("127.0.0.1", "80")), TypeError, "80"),
+    "a host name": (lambda r: r.prep_connect(5, ("localhost", 80)), ValueError, "localhost"),
+    "a host name, IPv6": (lambda r: r.prep_connect(5, ("localhost", 80, 0, 0)), ValueError, "localhost"),
+    "no port": (lambda r: r.prep_connect(5, ("127.0.0.1",)), TypeError, "127.0.0.1"),
+    "address None": (lambda r: r.prep_connect(5, None), TypeError, "None"),
+    "unix path too long": (lambda r: r.prep_connect(5, "/" + "x" * 107), ValueError, "108"),
+    "unix path with NUL": (lambda r: r.prep_connect(5, "/x\0y"), ValueError, "NUL"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_by_name_and_enqueues_nothing(name, fake, ring):
+    call, exception, names = BAD[name]
+    with pytest.raises(exception) as caught:
+        call(ring)
+    assert names in str(caught.value)
+    assert ring.sq_ready == 0
+    assert not ring._inflight and not ring._keepers and not ring._chain_keepers, "a request nobody will answer"
+    ring.prep_nop(user_data=UD)         # and the ring is as good as before
+    assert ring.submit() == 1
+    assert [sqe["user_data"] for sqe in fake.submitted] == [UD]
+
+
+def test_a_refused_buffer_is_not_kept(ring):
+    buffer = bytearray(4)
+    with pytest.raises(ValueError):
+        ring.prep_recv(5, buffer, 5)
+    with pytest.raises(ValueError):
+        ring.prep_recv(5, buffer, user_data=-1)
+    buffer += b"may grow"
+
+
+def test_a_buffer_beyond_32_bits_is_refused(tmp_path, ring):
+    if sys.maxsize < 2**32:
+        pytest.skip("a 32-bit process has no such buffers")
+    with open(tmp_path / "sparse", "w+b") as file:
+        file.truncate(2**32)
+        with mmap.mmap(file.fileno(), 2**32) as mapping:
+            with pytest.raises(ValueError, match="len 4294967296"):
+                ring.prep_recv(5, mapping)
+            ring.prep_recv(5, mapping, 2**32 - 1)
+            ring.close()
