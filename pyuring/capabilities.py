@@ -14,19 +14,36 @@ from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM
 from . import abi, errors, host, syscalls
 from .ring import Ring
 
-#: available     True when a ring can be made and used here
-#: strategy      what connect() picks: "emulated" or "syscall"
-#: cause         "", or why not: one of errors.CAUSES
-#: reason        "", or what was seen, one line
-#: remedy        "", or what to do about it, one line
-#: release       as uname -r, for the reader; nothing is decided by it
-#: features      IORING_FEAT_*, 0 where there is no ring
-#: ops           frozenset of the opcodes that work, by liburing's names ("connect", "send_zc"); one
-#:               that is newer than this list is "op70"
-#: setup_flags   IORING_SETUP_* that the kernel knows, each tried by itself
-#: connect       which connect errata this kernel shows; None: not examined
-Capabilities = namedtuple("Capabilities", "available strategy cause reason remedy release features "
-                                          "ops setup_flags connect")
+
+class Capabilities(namedtuple("Capabilities", "available strategy cause reason remedy release "
+                                              "features ops setup_flags connect")):
+    """What probe() found.
+
+    available     True when a ring can be made and used here
+    strategy      what connect() picks: "emulated" or "syscall"
+    cause         "", or why not: one of errors.CAUSES
+    reason        "", or what was seen, one line
+    remedy        "", or what to do about it, one line
+    release       as uname -r, for the reader; nothing is decided by it
+    features      IORING_FEAT_*, 0 where there is no ring
+    ops           the opcodes that work, by liburing's names ("connect", "send_zc"); one that is
+                  newer than this list is "op70". Empty where the kernel can't be asked (before 5.6)
+    setup_flags   IORING_SETUP_* that the kernel knows, each tried by itself
+    connect       which connect errata this kernel shows; None: not examined
+    """
+
+    __slots__ = ()
+    available: bool
+    strategy: str
+    cause: str
+    reason: str
+    remedy: str
+    release: str
+    features: int
+    ops: frozenset[str]
+    setup_flags: int
+    connect: tuple[str, ...] | None
+
 
 # What a flag needs beside it to be accepted (io_uring_setup(2)).
 _COMPANIONS = {

@@ -29,10 +29,21 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("emulated", "native", "syscall")
 
-#: What came of one address of connect_many(): `address` as given, `error` (None or OSError),
-#: `elapsed` in seconds, `sock` (connected socket, with keep=True), `ok`.
+
 class Outcome(namedtuple("Outcome", "address error elapsed sock")):
+    """What came of one address of connect_many().
+
+    address   as it was given
+    error     None, or the OSError that connect() would have raised
+    elapsed   seconds from when the address was taken
+    sock      the connected socket, yours to close; None after an error, and without keep=True
+    """
+
     __slots__ = ()
+    address: object
+    error: OSError | None
+    elapsed: float
+    sock: socket.socket | None
 
     @property
     def ok(self) -> bool:
@@ -64,6 +75,13 @@ def _make_ring(entries):
         raise errors.RingUnavailable(*_refused)
     try:
         ring = Ring(entries, submit_when_full=True)
+        try:
+            ring.prep_nop()             # a filter may let setup through and stop enter
+            ring.submit_and_wait(1)
+            ring.reap()
+        except BaseException:
+            ring.close()
+            raise
     except errors.RingUnavailable as error:
         if error.errno in _LASTING:
             _refused = error.errno, error.diagnosis
@@ -137,13 +155,14 @@ def connect(sock: socket.socket | int, address: object, timeout: float | None = 
         check_timeout(timeout)
     if strategy is not None:
         _check_strategy(strategy)
-    if isinstance(sock, int):
-        with _duplicate(sock) as duplicate:
-            return _connect_or_raise(duplicate, address, timeout, strategy)
-    if not isinstance(sock, socket.socket):
-        raise TypeError(f"sock {sock!r} is neither a socket nor a file descriptor")
-    if type(sock) is not socket.socket and hasattr(sock, "do_handshake"):
-        raise TypeError("sock is a TLS socket: connect a plain one and wrap that afterwards")
+    if type(sock) is not socket.socket:
+        if isinstance(sock, int):
+            with _duplicate(sock) as duplicate:
+                return _connect_or_raise(duplicate, address, timeout, strategy)
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"sock {sock!r} is neither a socket nor a file descriptor")
+        if hasattr(sock, "do_handshake"):
+            raise TypeError("sock is a TLS socket: connect a plain one and wrap that afterwards")
     if sock.fileno() < 0:
         raise ValueError(f"{sock!r} is closed: open a new one")
     if timeout is None:
@@ -333,7 +352,7 @@ def _connect_many(addresses, timeout, concurrency, keep, strategy):
             if jobs and not driver.finished:
                 driver.step()
             while driver.finished:
-                job = driver.finished.pop()
+                job = driver.finished.pop(0)
                 jobs.remove(job)
                 yield _outcome(job, timeout, keep)
     finally:

@@ -29,7 +29,8 @@ from .sockaddr import UNSPEC, SockAddr
 IPPROTO_MPTCP = 262         # linux/in.h; socket.IPPROTO_MPTCP is Python 3.10
 _TCP_CLOSE = 7              # include/net/tcp_states.h
 _TCP_FASTOPEN_CONNECT = 30  # linux/tcp.h, Linux 4.11
-_TCPI_SEGS_OUT = 136        # bytes before tcpi_segs_out in struct tcp_info (linux/tcp.h, Linux 4.2)
+# The start of struct tcp_info (linux/tcp.h): tcpi_state, and tcpi_segs_out (Linux 4.2) 136 bytes on.
+_TCP_INFO = struct.Struct("=B135xI")
 # A full AF_UNIX backlog is tried again after these seconds, doubling from the first to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 _LONGEST_POLL_MS = 2**31 - 1    # poll(2) takes an int
@@ -50,7 +51,7 @@ class Job:
     result = 0                      # its `res`
     owed = 0                        # CQEs still to come for the action under way
     pause = _FIRST_PAUSE
-    _socket_deadline = -1.0         # SO_SNDTIMEO's: not looked at yet
+    _socket_deadline: float | None = -1.0       # SO_SNDTIMEO's: not looked at yet
 
     def __init__(self, sock: socket.socket, address: SockAddr, start: str,
                  timeout: float | None = None, *, waits: bool = False,
@@ -63,20 +64,21 @@ class Job:
         self.timeout = timeout
         self.waits = waits
         self.context = context
-        self.begin()
+        self.deadline = None if timeout is None else time.monotonic() + timeout
 
     def begin(self) -> None:
-        """Now the time runs that the caller gave."""
-        self.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        """The time that the caller gave runs from now."""
+        if self.timeout is not None:
+            self.deadline = time.monotonic() + self.timeout
 
     def limit(self) -> float | None:
         """When waiting ends, in monotonic seconds: by the caller's timeout or by SO_SNDTIMEO."""
         if self._socket_deadline == -1.0:
             self._socket_deadline = None
             if os.get_blocking(self.fd):    # else connect(2) would not wait, nor look at it
-                timeval = struct.Struct("@ll")
-                seconds, microseconds = timeval.unpack(
-                    self.sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, timeval.size))
+                # struct timeval: two 64-bit numbers, or two of 32 where time_t still has so many.
+                timeval = self.sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, 16)
+                seconds, microseconds = struct.unpack("=qq" if len(timeval) == 16 else "=ii", timeval)
                 if seconds or microseconds:
                     self._socket_deadline = time.monotonic() + seconds + microseconds / 1e6
         limits = [end for end in (self.deadline, self._socket_deadline) if end is not None]
@@ -180,13 +182,13 @@ def _half_ended(fd):
 def _tcp_info(sock):
     """(state, segments sent) of a TCP socket; (0, 0) where the socket has no TCP_INFO."""
     try:
-        info = sock.getsockopt(IPPROTO_TCP, TCP_INFO, 192)
+        info = sock.getsockopt(IPPROTO_TCP, TCP_INFO, _TCP_INFO.size)
     except OSError:
         return 0, 0
-    if len(info) < _TCPI_SEGS_OUT + 4:
+    if len(info) < _TCP_INFO.size:
         # Before Linux 4.2, and in sandboxes: the counter is not there.
         return (info[0], 1) if info else (0, 0)
-    return info[0], struct.unpack_from("=I", info, _TCPI_SEGS_OUT)[0]
+    return _TCP_INFO.unpack(info)
 
 
 _LATER = None, 0            # what a method answers when the event comes from step()
@@ -207,24 +209,22 @@ class RingDriver(_Driver):
         self.ring = ring
         self._requests: dict[int, Job] = {}     # user_data -> whose it is
         self._serial = 0
-        self._attempts: list[int] = []          # their user_data: prepared, not yet submitted
+        self._attempts: dict[int, Job] = {}     # of these, the attempts that are not yet submitted
 
     def step(self, wait_nr: int = 1) -> None:
         """Submit what was prepared, wait for CQEs, and go on with the jobs that are answered."""
         if self._attempts:
             # An attempt must not wait. The kernel tries each connect as it takes it in; what has
             # not been answered by the end of the submission would wait, and is taken back.
-            attempts, self._attempts = self._attempts, []
-            for job in map(self._requests.get, attempts):
-                if job.timeout is not None and job.machine.state == m.TRYING:
-                    job.begin()     # it may have waited for others to be prepared
+            attempts, self._attempts = self._attempts, {}
             self.ring.submit_and_get_events()
             self._reap()
-            for target in attempts:
+            for target, job in attempts.items():
                 # Not job.target: a job that was answered may be waiting for something else by now.
-                job = self._requests.get(target)
-                if job is not None:
+                if target in self._requests:
                     self.ring.prep_cancel(target, user_data=self._request(job))
+                    if job.machine.state == m.TRYING:
+                        job.begin()     # before, it may have waited for others to be prepared
         else:
             self.ring.submit_and_wait(wait_nr)
             self._reap()
@@ -280,7 +280,7 @@ class RingDriver(_Driver):
         # socket would notice: step() cancels it when the kernel does not answer at once. Then it
         # says ECANCELED (EINTR on 5.5 and 5.6), while the handshake goes on.
         job.target = self._request(job)
-        self._attempts.append(job.target)
+        self._attempts[job.target] = job
         self.ring.prep_connect(job.fd, job.address, user_data=job.target)
         return _LATER
 
@@ -333,8 +333,8 @@ class SyscallDriver(_Driver):
         wait_nr   0: do not wait
         """
         now = time.monotonic()
-        ends = [job.limit() for job in self._waiting.values()]
-        ends = [end for end in ends if end is not None] + [wake for wake, _ in self._sleeping]
+        limits = (job.limit() for job in self._waiting.values())
+        ends = [wake for wake, _ in self._sleeping] + [end for end in limits if end is not None]
         # Rounded up to the millisecond that poll(2) counts in: waking early would spin.
         wait_ms = -int((now - min(ends)) * 1000 // 1) if ends else _LONGEST_POLL_MS
         wait_ms = max(0, min(wait_ms, _LONGEST_POLL_MS)) if wait_nr else 0

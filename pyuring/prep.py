@@ -37,11 +37,20 @@ from .abi import (
     IORING_OP_WRITE, IORING_POLL_ADD_MULTI, IORING_TIMEOUT_UPDATE,
 )
 
+TYPE_CHECKING = False       # typing itself is not imported at run time: it costs more than we do
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
 
-#: `struct __kernel_timespec`: whole seconds, and nanoseconds below 10**9.
-Timespec = namedtuple("Timespec", "tv_sec tv_nsec")
+
+class Timespec(namedtuple("Timespec", "tv_sec tv_nsec")):
+    """`struct __kernel_timespec`: whole seconds from 0, and nanoseconds below 10**9."""
+
+    __slots__ = ()
+    tv_sec: int
+    tv_nsec: int
 
 
 def timespec(ts) -> Timespec:
@@ -99,6 +108,14 @@ class Prep:
     """The prep_* methods of a Ring. See the head of prep.py for what their arguments may be."""
 
     __slots__ = ()
+
+    # What Ring supplies: the next free SQE, and numbers for Python objects.
+    _sqe: Callable[..., None]
+    _some: Callable[..., tuple[int, int, object]]           # buffer, length: address, size, keeper
+    _buffer: Callable[..., tuple[int, int, object]]         # address, size, keeper
+    _sockaddr: Callable[..., tuple[int, int, object]]       # address, size, keeper
+    _path: Callable[..., tuple[int, object]]                # address, keeper
+    _timespec: Callable[..., tuple[int, object]]            # address, keeper
 
     def prep_nop(self, *, user_data: int = 0, sqe_flags: int = 0) -> None:
         """Do nothing, and say so. CQE res: 0. Linux 5.1. io_uring_prep_nop(3)."""

@@ -57,10 +57,19 @@ from .abi import (
 )
 from .prep import U32, U64, Prep, check_timeout, fileno, timespec
 
-#: One completion: `user_data` as it was given, `res` (the result, or -errno), `flags`
-#: (IORING_CQE_F_*).
-CQE = namedtuple("CQE", "user_data res flags")
-_new = tuple.__new__        # what CQE._make() does, at half the cost
+
+class CQE(namedtuple("CQE", "user_data res flags")):
+    """One completion: `user_data` as it was given, `res` (the result, or -errno), and `flags`
+    (IORING_CQE_F_*)."""
+
+    __slots__ = ()
+    user_data: int
+    res: int
+    flags: int
+
+
+# Names bound once: these run for every request. tuple.__new__ is what CQE._make() calls.
+_pack_sqe, _unpack_cqe, _new = abi.SQE.pack_into, abi.CQE.unpack_from, tuple.__new__
 
 MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
 MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
@@ -115,7 +124,8 @@ class Ring(Prep):
         self.fd = -1
         self.features = self.flags = self.sq_entries = self.cq_entries = 0
         self._owner, self._gone = None, "was never set up"
-        self._maps, self._views = [], []
+        self._maps: list = []
+        self._views: list = []
         self._inflight: dict[int, int] = {}     # user_data -> requests that still owe a last CQE
         self._keepers: dict[int, list] = {}     # user_data -> what the kernel may touch for them
         # IOSQE_CQE_SKIP_SUCCESS: keepers of the chain being filled in, all user_data that such
@@ -228,7 +238,7 @@ class Ring(Prep):
         if (tail - self._sq[self._sq_head]) & U32 == self.sq_entries:
             self._make_room()
         try:
-            abi.SQE.pack_into(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio,
+            _pack_sqe(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio,
                               fd, off, addr, len, op_flags, user_data, buf_index, personality,
                               file_index, addr3, 0)
         except struct.error:
@@ -422,7 +432,9 @@ class Ring(Prep):
             if max is not None and len(cqes) >= max:
                 break
             ask = False
-            syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)
+            result = syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)
+            if result < 0 and result != -EINTR and not cqes:
+                raise self._enter_failed(-result)
             more = self._take(None if max is None else max - len(cqes))
             if not more:
                 break
@@ -430,8 +442,7 @@ class Ring(Prep):
         return cqes
 
     def _take(self, max):
-        cq, unpack, cqes, mask, at = (self._cq, abi.CQE.unpack_from, self._cqes, self._cq_mask,
-                                      self._cqes_at)
+        cq, cqes, mask, at = self._cq, self._cqes, self._cq_mask, self._cqes_at
         head = cq[self._cq_head]
         count = (cq[self._cq_tail] - head) & U32
         if max is not None and count > max:
@@ -440,7 +451,7 @@ class Ring(Prep):
             # ordering   Another CPU may have posted these (io-wq, interrupts): what the tail covers
             #            must not be read before the tail itself. With DEFER_TASKRUN it was us.
             syscalls.fence()
-        taken = [_new(CQE, unpack(cqes, at + (counter & mask) * 16))
+        taken = [_new(CQE, _unpack_cqe(cqes, at + (counter & mask) * 16))
                  for counter in range(head, head + count)]
         # ownership   The slots are the kernel's again from this store on: copied first.
         cq[self._cq_head] = (head + count) & U32
@@ -478,6 +489,7 @@ class Ring(Prep):
             self._enter(1, timeout, submit=False)
             cqe = self.peek_cqe()
         if cqe is None:
+            assert timeout is not None
             raise errors.timed_out("wait_cqe", timeout)
         return cqe
 
@@ -655,9 +667,11 @@ class Ring(Prep):
 
     def __del__(self):
         if getattr(self, "fd", -1) >= 0:
-            import warnings
             try:
+                import warnings
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            except ImportError:         # the interpreter is ending
+                pass
             finally:                    # with -W error, too
                 self.close()
 

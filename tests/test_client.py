@@ -8,8 +8,6 @@ import errno
 import gc
 import os
 import random
-import re
-import resource
 import select
 import signal
 import socket
@@ -19,21 +17,18 @@ import sys
 import textwrap
 import threading
 import time
-from errno import (
-    EAGAIN, EALREADY, EBADF, ECONNREFUSED, ECONNRESET, EINPROGRESS, EINTR, EISCONN, ENOTSOCK,
-)
+from errno import EAGAIN, EALREADY, EBADF, ECONNREFUSED, EINPROGRESS, EINTR, ENOTSOCK
 from pathlib import Path
-from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
+from select import POLLIN, POLLOUT, POLLRDHUP
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
 
 import pytest
 
 import pyuring
 from pyuring import client, errors, sockaddr, syscalls
-from pyuring import driver as driver_module
 from pyuring.client import Outcome, connect, connect_many, create_connection
 from pyuring.driver import IPPROTO_MPTCP, RingDriver
-from pyuring.ring import CQE, Ring
+from pyuring.ring import Ring
 from pyuring.sockaddr import SockAddr
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +57,7 @@ def _why_no_mptcp():
 WHY_NOT = {"tcp6": _why_no_inet6(), "mptcp": _why_no_mptcp()}
 
 
-# -- worlds: what there is to connect to --------------------------------------------------------------
+# -- worlds: what there is to connect to -----------------------------------------------------------
 class World:
     """One kind of stream socket, a listener and a place where nobody listens."""
 
@@ -217,7 +212,7 @@ def mode(request):
     return lambda sock: sock.settimeout(timeout)
 
 
-# -- twins ----------------------------------------------------------------------------------------------
+# -- twins -----------------------------------------------------------------------------------------
 def refused_thrice(world, sock, ask):
     yield from (ask(sock, world.refused) for _ in range(3))
 
@@ -492,7 +487,7 @@ def test_a_bad_fd_is_an_oserror(strategy, listener):
         assert caught.value.errno == EBADF
 
 
-# -- other families, other forms of address ---------------------------------------------------------------
+# -- other families, other forms of address --------------------------------------------------------
 def test_unix_addresses_in_every_form(strategy, tmp_path, monkeypatch):
     name = f"\0pyuring-{os.getpid()}-{time.monotonic_ns()}".encode()
     path = tmp_path / "s"
@@ -585,7 +580,7 @@ def test_names_are_resolved(strategy, listener):
         assert sock.getpeername() == listener.getsockname()
 
 
-# -- errors -----------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 def test_errors_are_oserrors_with_the_address_in_the_message(strategy, refused):
     with socket.socket() as sock, pytest.raises(ConnectionRefusedError) as caught:
         connect(sock, refused, strategy=strategy)
@@ -607,8 +602,10 @@ def test_a_timeout_is_a_timeout_error_and_a_socket_timeout(world, strategy, give
         with pytest.raises(BlockingIOError):        # as the kernel says it: not a word about waiting
             connect(sock, full, strategy=strategy)
         return
+    mode = sock.gettimeout(), os.get_blocking(sock.fileno())
     with pytest.raises(TimeoutError) as caught:
         connect(sock, full, None if given == "socket" else 0.03, strategy=strategy)
+    assert (sock.gettimeout(), os.get_blocking(sock.fileno())) == mode
     assert isinstance(caught.value, socket.timeout)
     assert isinstance(caught.value, errors.ConnectTimeout)
     assert caught.value.errno is None
@@ -633,6 +630,13 @@ def test_any_timeout_is_enough_on_loopback_where_there_is_nothing_to_wait_for(ho
     with socket.socket() as sock:
         assert asking(honest, timeout)(sock, refused) == ECONNREFUSED
         connect(sock, listener.getsockname(), timeout, strategy=honest)
+
+
+@pytest.mark.parametrize("timeout", [threading.TIMEOUT_MAX, 1e9])
+def test_the_longest_timeouts_do_not_wrap_round(strategy, silent, timeout):
+    with socket.socket() as sock, _Interruption(lambda: under_way(sock)):
+        with pytest.raises(KeyboardInterrupt):
+            connect(sock, silent, timeout, strategy=strategy)
 
 
 @pytest.mark.parametrize("timeout", [0, 1e-9])
@@ -669,7 +673,7 @@ def test_so_sndtimeo_of_a_full_unix_backlog_is_honoured_as_by_connect_2(world, h
     assert two(asking(honest)) == expected
 
 
-# -- waiting, and what ends it ------------------------------------------------------------------------------
+# -- waiting, and what ends it ---------------------------------------------------------------------
 @pytest.mark.parametrize("world", ["unix", "seqpacket"], indirect=True)
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
 @pytest.mark.parametrize("end, expected", [("accept", 0), ("close", ECONNREFUSED)])
@@ -755,7 +759,7 @@ def _ports_in_handshake(to):
             if int(row[3], 16) == SYN_SENT and int(row[2].split(":")[1], 16) == to[1]}
 
 
-# -- native -------------------------------------------------------------------------------------------------
+# -- native ----------------------------------------------------------------------------------------
 @on_all_kinds
 @pytest.mark.parametrize("scenario", [refused_thrice, connected_thrice])
 def test_native_gives_what_the_kernel_gives(world, scenario, io_uring):
@@ -769,7 +773,7 @@ def test_native_gives_what_the_kernel_gives(world, scenario, io_uring):
     assert list(scenario(world, world.socket(), asking("native"))) == expected
 
 
-# -- Ctrl-C ---------------------------------------------------------------------------------------------------
+# -- Ctrl-C ----------------------------------------------------------------------------------------
 class _Interruption:
     """Raises KeyboardInterrupt in the main thread, again and again until it has arrived. Once is not
     enough: a signal that comes just before a system call begins does not end it."""
@@ -804,9 +808,10 @@ def test_ctrl_c_leaves_nothing_in_flight(strategy, silent, listener, timeout):
     sock = socket.socket()
     began = time.monotonic()
     with _Interruption(lambda: under_way(sock)):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             connect(sock, silent, timeout, strategy=strategy)
     took = time.monotonic() - began
+    assert caught.tb is not None        # while a traceback still holds all that there was
     assert os.get_blocking(sock.fileno())
     assert under_way(sock)              # as after a Ctrl-C in connect(2)
     port = sock.getsockname()[1]
@@ -1010,7 +1015,7 @@ def test_ctrl_c_at_any_opcode_while_the_thread_gets_its_ring(io_uring, listener,
     assert len(lost) <= 8, lost
 
 
-# -- threads, fork ----------------------------------------------------------------------------------------------
+# -- threads, fork ---------------------------------------------------------------------------------
 def test_threads_have_rings_of_their_own_and_leave_nothing(strategy, listener, refused):
     listener.listen(256)
     fds, barrier, rings, answers = _fds(), threading.Barrier(8), [], []
@@ -1066,7 +1071,7 @@ def test_parent_and_child_both_connect_after_a_fork(strategy, listener, refused)
     assert os.waitpid(pid, 0)[1] == 0
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 @pytest.fixture
 def no_syscall(monkeypatch):
     def never(*_):
@@ -1186,7 +1191,7 @@ def test_connect_is_audited_as_socket_connect_is():
         """)
 
 
-# -- create_connection ------------------------------------------------------------------------------------------
+# -- create_connection -----------------------------------------------------------------------------
 def test_create_connection_gives_a_connected_socket(strategy, listener):
     for host in ("127.0.0.1", "localhost"):
         with create_connection((host, listener.getsockname()[1]), strategy=strategy) as sock:
@@ -1286,7 +1291,7 @@ def test_no_cycle_keeps_a_failed_create_connection_alive(strategy, refused):
         gc.enable()
 
 
-# -- connect_many -----------------------------------------------------------------------------------------------
+# -- connect_many ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("concurrency", [1, 2, 7, 256])
 def test_every_address_gives_one_outcome(strategy, listener, refused, silent, tmp_path, concurrency):
     seed = time.time_ns()
@@ -1489,7 +1494,7 @@ def test_two_connect_manys_can_be_taken_from_in_turns(strategy, listener, refuse
     assert not list(one) + list(two)
 
 
-# -- children: limits, filters --------------------------------------------------------------------------------------
+# -- children: limits, filters ---------------------------------------------------------------------
 def _child(code, **environment):
     """Run `code` in a child, with warnings as errors. It finds: sock, address (listening), listener,
     refused (an address), pyuring."""
@@ -1508,7 +1513,8 @@ def _child(code, **environment):
         sock = socket.socket()
         """)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", prelude + textwrap.dedent(code)],
+        [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning",
+         "-c", prelude + textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, text=True, check=False)
     if done.returncode == 77:
@@ -1521,7 +1527,8 @@ _LIMIT = """
     def descriptors(count):
         lowest = os.dup(0)
         os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
     """
 
 
@@ -1666,6 +1673,8 @@ def test_a_kernel_whose_ring_does_not_copy_at_submission_is_not_used(monkeypatch
 
         def __init__(self, *_, **__):
             pass
+
+        prep_nop = submit_and_wait = reap = __init__
 
         def close(self):
             closed.append(self)

@@ -58,7 +58,7 @@ def walk(events):
     return machine, [machine.feed(*event) for event in events]
 
 
-# -- the table ------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("state", m.STATES)
 def test_every_pair_has_a_row_or_raises_and_changes_nothing(state):
     for event in m.EVENTS:
@@ -151,7 +151,7 @@ def test_only_a_wait_or_an_answer_of_the_ring_ends_in_timed_out():
     assert timed_out == {key for key in m.NEXT if key[1] == m.EXPIRED}
 
 
-# -- errnos as events ----------------------------------------------------------------------------
+# -- errnos as events ------------------------------------------------------------------------------
 def test_every_errno_is_one_of_answers():
     for code in [0, *errno.errorcode]:
         event = m.EVENT_OF.get(code, m.ERROR)
@@ -166,7 +166,7 @@ def test_errnos_that_steer_have_events_of_their_own():
         EINTR: m.INTERRUPTED, EISCONN: m.ISCONN, EAGAIN: m.AGAIN, ECONNRESET: m.RESET}
 
 
-# -- walks ------------------------------------------------------------------------------------------
+# -- walks -----------------------------------------------------------------------------------------
 #: name: ([(event, errno, the action it leads to)], error, timed_out)
 WALKS = {
     "refused at once, on a kernel that cleans up": ([
@@ -319,7 +319,7 @@ def test_walks_pass_through_every_state_and_every_action():
     assert actions == set(m.ACTIONS)
 
 
-# -- what becomes of `error` -------------------------------------------------------------------------
+# -- what becomes of `error` -----------------------------------------------------------------------
 def _row_with(error):
     return next(key for key, row in m.NEXT.items() if row[2] == error and key[0] != m.IDLE)
 
@@ -365,7 +365,7 @@ def test_repr_tells_the_state_and_how_it_ended():
     assert repr(machine) == "<ConnectMachine DONE, timed out>"
 
 
-# -- random walks ------------------------------------------------------------------------------------
+# -- random walks ----------------------------------------------------------------------------------
 CODES = {event: [code for code in [0, *errno.errorcode] if m.EVENT_OF.get(code, m.ERROR) == event]
          for event in m.ANSWERS}
 

@@ -506,6 +506,7 @@ def interrupted_at(n, function):
         return tracer
     previous = sys.gettrace()
     sys._getframe().f_trace_opcodes = True      # Python 3.12 wants to know it before settrace()
+    gc.disable()                                # else another test's ring may be collected in here
     try:
         sys.settrace(tracer)
         function()
@@ -513,6 +514,7 @@ def interrupted_at(n, function):
         return True
     finally:
         sys.settrace(previous)
+        gc.enable()
     return False
 
 
