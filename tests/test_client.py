@@ -694,13 +694,20 @@ def test_a_full_unix_backlog_is_waited_for(world, honest, mode, timeout, end, ex
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
 def test_shutdown_from_another_thread_ends_it_as_it_ends_connect_2(world, honest, timeout):
     # E9
-    full = world.name(world.full())
+    listening = world.full()
+    full = world.name(listening)
 
     def steps(ask):
-        sock = world.socket()
+        sock, busy = world.socket(), None
         with in_thread(ask, sock, full) as answers:
             until(lambda: under_way(sock))
-            sock.shutdown(socket.SHUT_RDWR)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError as error:        # E21: 5.10.218, 6.1.33 to 6.1.59, and the connect goes on
+                busy = error
+                listening.close()
+        if busy is not None:
+            pytest.skip(f"shutdown(2) while connect(2) waits: {busy}")
         return answers, world.cells(sock), world.connect2(sock, world.refused)
 
     expected = steps(world.connect2)
