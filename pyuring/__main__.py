@@ -2,9 +2,12 @@
 
 Nothing happens in here; read next: cli.py.
 """
+import os
 import sys
 
-from .cli import main
-
 if __name__ == "__main__":
+    try:
+        from .cli import main
+    except KeyboardInterrupt:           # so early that there is nothing to end yet
+        os._exit(130)
     sys.exit(main())

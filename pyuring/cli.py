@@ -104,7 +104,7 @@ def _seconds(text):
     try:
         return client.check_timeout(float(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of seconds from 0") from None
 
 
 def _count(text):

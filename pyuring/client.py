@@ -16,7 +16,7 @@ import time
 from collections import namedtuple
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
-from . import errors, machine, sockaddr
+from . import errors, host, machine, sockaddr
 from .abi import IORING_FEAT_SUBMIT_STABLE
 from .driver import IPPROTO_MPTCP, Job, RingDriver, SyscallDriver
 from .prep import check_timeout
@@ -86,6 +86,9 @@ def _make_ring(entries):
         if error.errno in _LASTING:
             _refused = error.errno, error.diagnosis
         raise
+    except OSError as error:        # from the first enter: nothing that io_uring says of itself
+        raise errors.RingUnavailable(
+            error.errno, errors.explain_setup(error.errno, host.look())) from error
     if not ring.features & IORING_FEAT_SUBMIT_STABLE:       # came with 5.5, as did the opcode
         ring.close()
         raise errors.RingUnavailable(errno.EOPNOTSUPP, errors.Diagnosis(
@@ -157,8 +160,7 @@ def connect(sock: socket.socket | int, address: object, timeout: float | None = 
         _check_strategy(strategy)
     if type(sock) is not socket.socket:
         if isinstance(sock, int):
-            with _duplicate(sock) as duplicate:
-                return _connect_or_raise(duplicate, address, timeout, strategy)
+            return _connect_or_raise(_borrow(sock, address), address, timeout, strategy)
         if not isinstance(sock, socket.socket):
             raise TypeError(f"sock {sock!r} is neither a socket nor a file descriptor")
         if hasattr(sock, "do_handshake"):
@@ -170,16 +172,23 @@ def connect(sock: socket.socket | int, address: object, timeout: float | None = 
     _connect_or_raise(sock, address, timeout, strategy)
 
 
-def _duplicate(fd):
-    """A socket object for a number, on a duplicate, so that the number stays its owner's."""
-    blocking = os.get_blocking(fd)
-    number = os.dup(fd)
+class _Borrowed(socket.socket):
+    """A socket object around somebody else's fd: it never closes that."""
+
+    def __del__(self):
+        self.detach()
+
+
+def _borrow(fd, address):
+    if not -1 << 31 <= fd < 1 << 31:
+        raise ValueError(f"fd {fd} is no file descriptor: give a number from 0")
     try:
-        sock = socket.socket(fileno=number)
-    except BaseException:
-        os.close(number)
-        raise
-    os.set_blocking(fd, blocking)       # socket.setdefaulttimeout() may just have changed it
+        blocking = os.get_blocking(fd)
+        sock = _Borrowed(fileno=fd)
+        os.set_blocking(fd, blocking)   # socket.setdefaulttimeout() may just have changed it
+    except OSError as error:
+        raise errors.os_error(error.errno, f"connect to {sockaddr.format_address(address)} on fd "
+                              f"{fd}") from None
     return sock
 
 
@@ -250,12 +259,15 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
     check_timeout(timeout)
     check_timeout(happy_eyeballs_delay)
     _check_strategy(strategy)
-    if not (isinstance(address, tuple) and len(address) == 2):
-        raise TypeError(f"address {address!r} is not a tuple (host, port)")
-    host, port = address
+    try:
+        name, port = address
+    except (TypeError, ValueError):
+        raise TypeError(f"address {address!r} is not a pair: give (host, port)") from None
     sockaddr.check_port(port)
+    if source_address is not None:
+        sockaddr.check_port(source_address[1])
     failures: list[OSError] = []
-    for family, type_, proto, _, target in socket.getaddrinfo(host, port, 0, SOCK_STREAM):
+    for family, type_, proto, _, target in socket.getaddrinfo(name, port, 0, SOCK_STREAM):
         sock = None
         try:
             sock = socket.socket(family, type_, proto)
@@ -303,12 +315,15 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
     keep         True: outcomes carry the connected socket, yours to close. False: closed at once
     strategy     as for connect()
 
-    Each address gives exactly one Outcome. When descriptors or memory run short while connects are
+    Each address gives exactly one Outcome; one that could not be meant (port 99999) raises ValueError
+    or TypeError instead, and ends the iteration. When descriptors or memory run short while connects are
     under way, it waits for some of those to finish. Closing the iterator, and Ctrl-C, cancel what
     is under way.
     """
     check_timeout(timeout)
     _check_strategy(strategy)
+    if isinstance(addresses, (str, bytes)):
+        raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
     if not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
     return _connect_many(iter(addresses), timeout, concurrency, keep, strategy)

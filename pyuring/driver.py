@@ -18,7 +18,7 @@ import struct
 import time
 from errno import EAGAIN, EALREADY, ECANCELED, EINPROGRESS, EINTR
 from select import POLLERR, POLLHUP, POLLOUT, POLLRDHUP
-from socket import IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
+from socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
 
 from . import machine as m
 from . import syscalls
@@ -126,11 +126,18 @@ class _Driver:
             event, code = getattr(self, self._METHODS[action])(job)
 
     @staticmethod
-    def _answer(job, code):
-        """An errno as an event. EAGAIN is worth another try only where connect did not wait."""
+    def _answer(job, code, waited=None):
+        """An errno as an event.
+
+        EAGAIN is worth another try where it tells of a full AF_UNIX backlog, for which connect did
+        not wait. Elsewhere it says that there is no free port (ip(7)), and that stands.
+        """
         event = m.EVENT_OF.get(code, m.ERROR)
-        if event == m.AGAIN and os.get_blocking(job.fd):
-            event = m.ERROR
+        if event == m.AGAIN:
+            if waited is None:
+                waited = os.get_blocking(job.fd)
+            if waited or job.sock.family != AF_UNIX:
+                event = m.ERROR
         return event, code
 
     def _call(self, job):
@@ -374,10 +381,13 @@ class SyscallDriver(_Driver):
         if not os.get_blocking(job.fd):
             code = -syscalls.connect(job.fd, job.address.raw)
         elif job.waits and job.deadline is None:
-            # The real thing. Coming back with one of these, it has waited for SO_SNDTIMEO.
+            # The real thing. Coming back with one of these, it has waited for SO_SNDTIMEO; with
+            # EINTR, only for a part of it, and another such call would wait for all of it again.
+            job.limit()
             code = -syscalls.connect(job.fd, job.address.raw)
             if code in (EINPROGRESS, EALREADY, EAGAIN):
                 return m.SNDTIMEO, code
+            job.waits = code != EINTR
         else:
             try:
                 try:
@@ -388,7 +398,7 @@ class SyscallDriver(_Driver):
             except BaseException:       # a Ctrl-C can land inside that `finally`, too
                 os.set_blocking(job.fd, True)
                 raise
-        return m.EVENT_OF.get(code, m.ERROR), code
+        return self._answer(job, code, False)
 
     _connect = _attempt
 

@@ -12,7 +12,7 @@ takes the pending error, sets the socket back to unconnected and disconnects it,
 connect starts afresh (__inet_stream_connect in net/ipv4/af_inet.c).
 
 IORING_OP_CONNECT runs the first step without blocking, waits by poll, and takes the outcome in its
-own way, which changed eight times between Linux 5.5 and 7.3. Some of those ways read the error and
+own way, which took eight forms between Linux 5.5 and 7.3. Some of those ways read the error and
 skip the clean-up: the next connect(2) then finds a handshake that ended with no error left to
 report, and says ECONNABORTED. So a table that wants connect(2)'s answers on every kernel
 
@@ -29,7 +29,8 @@ differs (the numbers are those of the project's list of them):
   E8   connected, and again: 0 instead of EISCONN                    6.1 to 6.6.1, with gaps
   E9   shut down while pending: a new connect starts by itself       5.7-6.0, 6.1.63-6.1.128, ...
   E10  any late failure is ECONNRESET; SO_ERROR has the true one     6.14, 6.15-6.15.7, ...
-  E11  after a failure the socket is left as connecting              6.1 and later, still in 7.3
+  E11  after a failure the socket is left as connecting              6.1-6.1.62, 6.1.147 and later,
+                                                                     6.16 and later, still in 7.3
   E12  error taken by SO_ERROR before: no ECONNABORTED               6.1.22 and later
   E13  a handshake was under way already: EALREADY, does not wait    all
   E14  SO_SNDTIMEO is ignored                                        5.7 and later
@@ -168,7 +169,9 @@ NEXT = {
     (JOINING, SNDTIMEO):        (DONE,       FINISH,  EALREADY),
 
     # E9: an attempt on a socket that somebody disconnected meanwhile would connect it again. A
-    # blocking connect(2) reports what SO_ERROR holds (ECONNRESET), or else ECONNABORTED.
+    # blocking connect(2) then reports what SO_ERROR holds after a shutdown(2), or ECONNABORTED
+    # (measured on 6.18). After an AF_UNSPEC from elsewhere it says EPIPE from 6.1 on, and leaves
+    # SO_ERROR alone: from outside the two look the same, so that one differs.
     (INSPECTING, INTACT):       (RETRYING,   ATTEMPT, KEEP),
     (INSPECTING, DISCONNECTED): (FETCHING,   FETCH,   ECONNABORTED),
 
@@ -198,7 +201,7 @@ NEXT = {
     (CHECKING, DIRTY):          (SCRUBBING,  SCRUB,   KEEP),
     **_rows(SCRUBBING, ANSWERS, (DONE, FINISH, KEEP)),
 
-    # Everything that is not TCP has no such history: one connect, whose result stands. Only a full
+    # For what is not TCP no such history is known: one connect, whose result stands. Only a full
     # AF_UNIX backlog on a socket that does not block has nothing to poll for, so we come again.
     (CONNECTING, CONNECTED):    (DONE,       FINISH,  0),
     (CONNECTING, PENDING):      (WAITING,    WAIT,    KEEP),

@@ -17,7 +17,7 @@ What the arguments may be:
                  place until the request's last CQE
     address      what socket.connect() takes, with a numeric host; or a SockAddr
     ts           seconds (int or float), or a Timespec
-    target       the user_data of another request
+    target       the user_data of another request (C calls this argument user_data, too)
 
 This file knows which field means what; _sqe(), _buffer() and the others that turn objects into
 numbers are Ring's. Read next: ring.py. The fields of an SQE stand in abi.SQE.

@@ -159,7 +159,7 @@ class Ring(Prep):
             self.fd = result = syscalls.setup(entries, params)      # at once: Ctrl-C may be next
             if result != -EINVAL:
                 break
-        if result == -EINVAL:
+        if result == -EINVAL and (flags is not None or cq_entries is not None):
             raise errors.os_error(EINVAL, f"io_uring_setup: entries {entries}, flags {attempt:#x} "
                                   "(this kernel does not know one of them, or not together)")
         if result < 0:
@@ -424,6 +424,8 @@ class Ring(Prep):
         """
         if self._owner != get_ident():
             self._check_owner()
+        if max is not None and not isinstance(max, int):
+            raise TypeError(f"max {max!r} is not an int: give how many CQEs to take, or None for all")
         if max is not None and max < 0:
             raise ValueError(f"max {max} is negative: give how many CQEs to take, or None for all")
         cqes = self._take(max)
@@ -535,6 +537,8 @@ class Ring(Prep):
         if buf is None and sqe_flags & IOSQE_BUFFER_SELECT:
             return 0, size or 0, None           # the kernel picks a buffer of the group
         address, length, keeper = self._buffer(buf, kernel_writes)
+        if size is not None and not isinstance(size, int):
+            raise TypeError(f"length {size!r} is not an int: give how many bytes of the buffer")
         if size is not None and not 0 <= size <= length:
             raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
         return address, length if size is None else size, keeper
@@ -711,13 +715,14 @@ def _bad_field(**fields):
     """The exception for a field that does not fit its place in the SQE."""
     for name, value in fields.items():
         if not isinstance(value, int):
-            return TypeError(f"{name} {value!r} is not an int")
+            return TypeError(f"{name} {value!r} is not an int: give a number")
         if name == "fd":
             low, high = -1 << 31, (1 << 31) - 1
         else:
             low, high = 0, (1 << _WIDTHS.get(name, 64)) - 1
         if not low <= value <= high:
-            return ValueError(f"{name} {value} is outside {low}..{high}: it does not fit the SQE")
+            return ValueError(f"{name} {value} is outside {low}..{high}, what the SQE's field holds: "
+                              "give a number in there")
     raise AssertionError(fields)
 
 

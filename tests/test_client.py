@@ -1718,3 +1718,63 @@ def test_what_the_kernel_refused_for_good_is_not_asked_again(monkeypatch, listen
     connects()
     connects()
     assert asked == [errno.EPERM]
+
+
+def test_any_refusal_of_setup_leaves_plain_system_calls(listener):
+    # EINVAL, say, which is none of the errnos that io_uring_setup(2) gives for being blocked.
+    code = f"""
+import errno, socket, sys
+sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
+import seccomp
+seccomp.block(errno.EINVAL)
+import pyuring
+with socket.socket() as sock:
+    pyuring.connect(sock, {listener.getsockname()!r})
+    assert sock.getpeername() == {listener.getsockname()!r}
+assert [outcome.ok for outcome in pyuring.connect_many([{listener.getsockname()!r}])] == [True]
+try:
+    pyuring.connect(socket.socket(), {listener.getsockname()!r}, strategy="emulated")
+except pyuring.RingUnavailable as error:
+    assert error.cause == "unknown", error
+else:
+    raise AssertionError
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_int_needs_no_descriptor_more(listener):
+    code = f"""
+import os, resource, socket, sys
+sys.path.insert(0, {str(ROOT)!r})
+import pyuring
+sock = socket.socket()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+pyuring.connect(sock.fileno(), {listener.getsockname()!r})
+assert sock.getpeername() == {listener.getsockname()!r}
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                            stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("fd", [-1, 10**6])
+def test_an_int_that_is_no_descriptor_is_named(fd):
+    with pytest.raises(OSError, match=rf"connect to 127\.0\.0\.1:9 on fd {fd}: Bad file") as caught:
+        connect(fd, ("127.0.0.1", 9))
+    assert caught.value.errno == errno.EBADF
+
+
+def test_what_could_not_be_an_argument_is_refused_early():
+    with pytest.raises(ValueError, match=str(2**40)):
+        connect(2**40, ("127.0.0.1", 9))
+    with pytest.raises(TypeError, match="one address"):
+        pyuring.connect_many("127.0.0.1:80")
+    with pytest.raises(ValueError, match="99999"):
+        pyuring.create_connection(("127.0.0.1", 9), source_address=("127.0.0.1", 99999))

@@ -9,6 +9,7 @@ import errno
 import gc
 import os
 import select
+import signal
 import socket
 import struct
 import threading
@@ -739,7 +740,8 @@ def test_what_a_blocking_connect_2_says_is_the_outcome(sock, monkeypatch, codes,
 
 
 def test_a_signal_in_the_middle_of_a_blocking_connect_2_does_not_end_it(listener, sock, monkeypatch):
-    # EINTR, while the handshake goes on; the next one finds it under way, and waits.
+    # EINTR, while the handshake goes on; poll waits for it, and the next one takes the outcome without
+    # blocking: it would wait for all of SO_SNDTIMEO again.
     real = syscalls.connect
     calls = []
 
@@ -752,7 +754,52 @@ def test_a_signal_in_the_middle_of_a_blocking_connect_2_does_not_end_it(listener
     job = Job(sock, packed(listener.getsockname()), m.START_SYSCALL, waits=True)
     finish(SyscallDriver(), job)
     assert outcome(job) == 0
-    assert calls == [True, True]
+    assert calls == [True, False]
+    assert sock.getblocking() and os.get_blocking(sock.fileno())
+
+
+@pytest.fixture
+def ticking():
+    """A signal every 50 ms, whose handler returns."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kind, expected", [("tcp", EINPROGRESS), ("unix", EAGAIN)])
+def test_signals_do_not_make_so_sndtimeo_longer(kind, expected, silent, ticking):
+    # Each EINTR used to start another full SO_SNDTIMEO: with signals that keep coming, for ever.
+    with contextlib.ExitStack() as stack:
+        if kind == "tcp":
+            address, sock = silent, stack.enter_context(socket.socket())
+        else:
+            full, first, sock = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3))
+            full.bind("")
+            full.listen(0)
+            address = full.getsockname()
+            first.connect(address)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 300_000))
+        start = m.START_SYSCALL if kind == "tcp" else m.START_PLAIN
+        job = Job(sock, SockAddr(sockaddr.pack(sock.family, address)), start, waits=True)
+        began = time.monotonic()
+        finish(SyscallDriver(), job)
+        assert outcome(job) == expected
+        assert 0.25 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_no_free_port_is_an_error_and_not_a_full_backlog(real_driver, blocking, monkeypatch):
+    # connect(2) of UDP says EAGAIN when it finds no ephemeral port (ip(7)): there is nothing to wait for.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(blocking)
+        job = Job(sock, packed(("127.0.0.1", 9)), m.START_PLAIN, 5)
+        assert real_driver._answer(job, EAGAIN, False) == (m.ERROR, EAGAIN)
+        if isinstance(real_driver, SyscallDriver):
+            monkeypatch.setattr(driver_module.syscalls, "connect", lambda *_: -EAGAIN)
+            finish(real_driver, job)
+            assert outcome(job) == EAGAIN
 
 
 def test_a_timeout_beyond_what_poll_2_can_count_is_waited_for_in_pieces(sock, silent, monkeypatch):

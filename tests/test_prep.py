@@ -495,7 +495,7 @@ BAD = {
     "read less than nothing": (lambda r: r.prep_read(5, bytearray(4), -1), ValueError, "-1"),
     "write more than there is": (lambda r: r.prep_write(5, b"", 1), ValueError, "1"),
     "a length in float": (lambda r: r.prep_recv(5, bytearray(4), 2.0), TypeError, "2.0"),
-    "a length in str": (lambda r: r.prep_recv(5, bytearray(4), "2"), TypeError, "str"),
+    "a length in str": (lambda r: r.prep_recv(5, bytearray(4), "2"), TypeError, "'2'"),
     "provided buffer below 0": (lambda r: r.prep_recv(5, None, -1, sqe_flags=0x20), ValueError, "-1"),
     "provided buffer too large": (lambda r: r.prep_read(5, None, 2**32, sqe_flags=0x20), ValueError, str(2**32)),
     "an offset below -1": (lambda r: r.prep_read(5, bytearray(4), 4, -2), ValueError, "-2"),
