@@ -6,7 +6,6 @@ Only presentation: what is shown comes from client.py, capabilities.py and ring.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import platform

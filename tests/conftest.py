@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pyuring import client, errors                                  # noqa: E402
+from pyuring.driver import RingDriver                               # noqa: E402
 from pyuring.ring import Ring, _orphans                             # noqa: E402
 
 
@@ -74,6 +75,14 @@ def _more(after, before):
     if after[2] > before[2]:
         new.append(f"{after[2] - before[2]} threads")
     return new
+
+
+@pytest.fixture(autouse=True)
+def unsettled(monkeypatch):
+    """What one test learns about this kernel is not for the next: neither that io_uring was refused,
+    nor how it leaves a connected socket."""
+    monkeypatch.setattr(RingDriver, "_settles", False)
+    monkeypatch.setattr(client, "_refused", None)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ import pytest
 import pyuring
 from pyuring import client, errors, sockaddr, syscalls
 from pyuring.client import Outcome, connect, connect_many, create_connection
-from pyuring.driver import IPPROTO_MPTCP, RingDriver
+from pyuring.driver import IPPROTO_MPTCP
 from pyuring.ring import Ring
 from pyuring.sockaddr import SockAddr
 
@@ -188,21 +188,6 @@ TCP_KINDS = ["tcp", "tcp6", "mptcp"]
 ALL_KINDS = TCP_KINDS + ["unix", "seqpacket"]
 on_all_kinds = pytest.mark.parametrize("world", ALL_KINDS, indirect=True)
 on_tcp_kinds = pytest.mark.parametrize("world", TCP_KINDS, indirect=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen():
-    """Every test ends with a collection of garbage: that of what pytest holds would take 20 ms."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def unsettled(monkeypatch):
-    """What one test learns about the kernel is not for the next."""
-    monkeypatch.setattr(RingDriver, "_settles", False)
 
 
 @pytest.fixture(params=["blocking", "nonblocking", "timeout"])

@@ -6,7 +6,6 @@ right or wrong, on real sockets: the outcome must be connect(2)'s on each. And t
 """
 import contextlib
 import errno
-import gc
 import os
 import select
 import signal
@@ -32,21 +31,6 @@ from pyuring.sockaddr import SockAddr
 
 AF_INET, AF_UNIX = socket.AF_INET, socket.AF_UNIX
 PATIENCE = 20.0         # seconds: a bound against hangs, not a claim
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen():
-    """Every test ends with a collection of garbage: that of what pytest holds would take 20 ms."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def unsettled(monkeypatch):
-    """What one test learns about the kernel is not for the next."""
-    monkeypatch.setattr(RingDriver, "_settles", False)
 
 
 @pytest.fixture

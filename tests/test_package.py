@@ -6,7 +6,6 @@ another name, into a directory, a zip file, a place that can't be written to, an
 import ast
 import importlib
 import inspect
-import os
 import re
 import shutil
 import subprocess
