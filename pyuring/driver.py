@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import time
-from errno import EAGAIN, EALREADY, ECANCELED, EINPROGRESS, EINTR
+from errno import EAGAIN, EALREADY, ECANCELED, EINPROGRESS, EINTR, ETIME
 from select import POLLERR, POLLHUP, POLLOUT, POLLRDHUP
 from socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
 
@@ -237,14 +237,25 @@ class RingDriver(_Driver):
             self._reap()
 
     def _reap(self):
-        requests = self._requests
+        requests, missed = self._requests, []
         for user_data, res, _ in self.ring.reap():
             job = requests.pop(user_data)
             if user_data == job.target:
                 job.result = res
+            elif res and res != -ECANCELED:
+                missed.append((job, job.target, res))
             job.owed -= 1
             if not job.owed:
                 self._go_on(job, *self._heard(job))
+        for job, target, res in missed:
+            # A time limit or a cancel has answered, and what it was for has not. It may be on its
+            # way between poll and a worker thread just now, where nobody finds it (-ENOENT), and
+            # then wait for ever: seen with AF_UNIX on 6.1.176. So once more, a moment later.
+            if target in requests:
+                if res == -ETIME:
+                    self.ring.prep_cancel(target, user_data=self._request(job))
+                else:
+                    self.ring.prep_timeout(_FIRST_PAUSE, user_data=self._request(job))
 
     def _call(self, job):
         event, code = super()._call(job)

@@ -242,11 +242,18 @@ def test_outcome_of_scripted_cqes(name, sock):
      "timed out"),
     ([("connect", []), ("link_timeout", [("link_timeout", -EALREADY), ("connect", -EINTR)])], 0.0,
      "timed out"),
+    # Seen on 6.1.176: the time was up while the request moved to a worker thread, and nobody found it.
+    ([("connect", []), ("link_timeout", [("link_timeout", -ENOENT)]), ("timeout", [("timeout", -ETIME)]),
+      ("cancel", [("cancel", -ENOENT)]), ("timeout", [("timeout", -ETIME)]),
+      ("cancel", [("cancel", -EALREADY), ("connect", -EINTR)])], 0.0, "timed out"),
+    ([("connect", []), ("link_timeout", [("link_timeout", -ENOENT)]),
+      ("timeout", [("connect", 0), ("timeout", -ETIME)])], 0.0, 0),
     ([("connect", []), ("link_timeout", [("link_timeout", -ECANCELED), ("connect", 0)])], 30.0, 0),
     ([("connect", [("connect", -EAGAIN)]), ("timeout", [("timeout", -ETIME)]),
       ("connect", [("connect", -EAGAIN)]), ("timeout", [("timeout", -ETIME)]),
       ("connect", [("connect", 0)])], None, 0),
-], ids=["signal in a worker", "timed out", "timed out in a worker", "timed out on 5.6", "in time",
+], ids=["signal in a worker", "timed out", "timed out in a worker", "timed out on 5.6",
+        "timed out on the way to a worker", "answered all the same", "in time",
         "full backlog"])
 def test_outcome_of_scripted_cqes_where_it_is_not_tcp(script, timeout, expected):
     with socket.socket(AF_UNIX) as sock:
