@@ -11,8 +11,8 @@ import errno
 import os
 import socket
 import sys
-import threading
 import time
+from _thread import _local as ThreadLocal       # threading.local, without the rest of that module
 from collections import namedtuple
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
@@ -56,7 +56,7 @@ _RING_ENTRIES = 8           # one connect has at most two requests in flight
 _LASTING = (errno.ENOSYS, errno.EPERM, errno.EACCES)    # no use asking for a ring again
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-_local = threading.local()
+_local = ThreadLocal()
 _refused: tuple[int, errors.Diagnosis] | None = None
 
 

@@ -25,7 +25,7 @@ numbers are Ring's. Read next: ring.py. The fields of an SQE stand in abi.SQE.
 from __future__ import annotations
 
 import sys
-import threading
+from _thread import TIMEOUT_MAX
 from collections import namedtuple
 from socket import SOCK_CLOEXEC
 
@@ -73,13 +73,13 @@ def check_timeout(timeout):
     if timeout is None:
         return None
     try:
-        if 0 <= timeout <= threading.TIMEOUT_MAX:
+        if 0 <= timeout <= TIMEOUT_MAX:
             return timeout
     except TypeError:
         raise TypeError(f"timeout {timeout!r} is not a number: give seconds, or None to wait for "
                         "ever") from None
-    raise ValueError(f"timeout {timeout!r} is outside 0..{threading.TIMEOUT_MAX:.0f}: give seconds, "
-                     "or None to wait for ever")
+    raise ValueError(f"timeout {timeout!r} is outside 0..{TIMEOUT_MAX:.0f}: give seconds, or "
+                     "None to wait for ever")
 
 
 def fileno(fd) -> int:

@@ -41,10 +41,10 @@ from __future__ import annotations
 import os
 import struct
 import time
-import weakref
+from _thread import TIMEOUT_MAX, get_ident
+from _weakref import ref
 from collections import namedtuple
 from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
-from threading import TIMEOUT_MAX, get_ident
 
 from . import abi, errors, host, sockaddr, syscalls
 from .abi import (
@@ -90,7 +90,7 @@ _KNOWN_FLAGS = (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_A
 _LINKS = IOSQE_IO_LINK | IOSQE_IO_HARDLINK
 _CLOSE_PATIENCE = 2.0       # seconds that close() waits for requests that it cancelled
 
-_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+_rings: dict[int, ref[Ring]] = {}       # by id: the open rings of this process, for a fork
 _orphans: list = []         # memory that the kernel may still write to after its ring was closed
 
 
@@ -174,7 +174,7 @@ class Ring(Prep):
             self._release("could not be mapped")
             raise
         self._owner, self._gone = get_ident(), ""
-        _rings.add(self)
+        _rings[id(self)] = ref(self)
 
     def _map(self, params):
         self.sq_entries, self.cq_entries, self.flags = params[:3]
@@ -648,6 +648,7 @@ class Ring(Prep):
         """Views, then maps, then the fd: a map with views can't be closed, and dups the fd."""
         self._gone = why
         self._owner = None
+        _rings.pop(id(self), None)
         self._inflight.clear()
         self._keepers.clear()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
@@ -731,8 +732,8 @@ def _after_fork_in_child():
     # under the parent, although SINGLE_ISSUER then says EEXIST (measured on 6.18). So it lets go of
     # everything. Not MADV_DONTFORK: when Python later unmaps that hole in the child, it unmaps
     # whatever moved in since.
-    for ring in list(_rings):
-        if ring.fd >= 0:
+    for ring in [reference() for reference in _rings.values()]:
+        if ring is not None and ring.fd >= 0:
             ring._release("belongs to the parent process: make a new one after fork()")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import threading
+from _thread import allocate_lock       # threading.Lock; the module threading is 1 ms of import
 from ctypes import addressof, byref, c_char, c_char_p, c_size_t, c_uint, c_void_p, get_errno
 from errno import ENOSYS
 
@@ -157,7 +157,7 @@ def fence() -> None:
     Reference Manual, "load-acquire, store-release"; about 0.2 us. A lock of its own for each call,
     so that threads need not agree about one.)
     """
-    lock = threading.Lock()
+    lock = allocate_lock()
     lock.acquire()
     lock.release()
     lock.acquire()
