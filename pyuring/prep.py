@@ -2,7 +2,7 @@
 
 The names and the order of arguments are liburing's (io_uring_prep_connect(3) is prep_connect
 here), with Python objects for C's pointers and lengths. Ring inherits all of it. Each method fills
-the next free SQE and submits nothing.
+the next free SQE and submits nothing. The fields of an SQE stand in abi.SQE; read next: ring.py.
 
 Every prep_* takes these keywords:
     user_data    u64 that comes back in the CQE, untouched. All of its values are yours
@@ -20,7 +20,7 @@ What the arguments may be:
     target       the user_data of another request (C calls this argument user_data, too)
 
 This file knows which field means what; _sqe(), _buffer() and the others that turn objects into
-numbers are Ring's. Read next: ring.py. The fields of an SQE stand in abi.SQE.
+numbers are Ring's.
 """
 from __future__ import annotations
 

@@ -238,9 +238,8 @@ class Ring(Prep):
         if (tail - self._sq[self._sq_head]) & U32 == self.sq_entries:
             self._make_room()
         try:
-            _pack_sqe(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio,
-                              fd, off, addr, len, op_flags, user_data, buf_index, personality,
-                              file_index, addr3, 0)
+            _pack_sqe(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio, fd, off,
+                      addr, len, op_flags, user_data, buf_index, personality, file_index, addr3, 0)
         except struct.error:
             raise _bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
                              addr=addr, len=len, op_flags=op_flags, user_data=user_data,
