@@ -1,22 +1,22 @@
 """capabilities.py - probe(): what this kernel and this container allow, as one value.
 
 Nothing is concluded from a version: a ring is made, the kernel is asked for its opcodes, each
-setup flag is tried. Where no ring can be had, the reason and the remedy come from
-errors.explain_setup().
+setup flag is tried, and so is connect (examine.py). Where no ring can be had, the reason and the
+remedy come from errors.explain_setup().
 
 Read next: client.py, which connects by whatever works; `python3 -m pyuring doctor` prints this.
 """
 from __future__ import annotations
 
 from collections import namedtuple
-from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM
+from errno import EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS, EPERM
 
 from . import abi, errors, host, syscalls
 from .ring import Ring
 
 
 class Capabilities(namedtuple("Capabilities", "available strategy cause reason remedy release "
-                                              "features ops setup_flags connect")):
+                                              "features ops setup_flags connect era")):
     """What probe() found.
 
     available     True when a ring can be made and used here
@@ -29,7 +29,11 @@ class Capabilities(namedtuple("Capabilities", "available strategy cause reason r
     ops           the opcodes that work, by liburing's names ("connect", "send_zc"); one that is
                   newer than this list is "op70". Empty where the kernel can't be asked (before 5.6)
     setup_flags   IORING_SETUP_* that the kernel knows, each tried by itself
-    connect       which connect errata this kernel shows; None: not examined
+    connect       which errata this kernel's IORING_OP_CONNECT shows, by their ids in eras.ERRATA
+                  ("E4", "E11"); None: not examined, as there is no ring, or no loopback to try it on.
+                  pyuring.connect() is not affected by them
+    era           the letter in eras.ERAS of the form of it that behaves like this kernel's; "": none
+                  does, or not examined
     """
 
     __slots__ = ()
@@ -43,6 +47,7 @@ class Capabilities(namedtuple("Capabilities", "available strategy cause reason r
     ops: frozenset[str]
     setup_flags: int
     connect: tuple[str, ...] | None
+    era: str
 
 
 # What a flag needs beside it to be accepted (io_uring_setup(2)).
@@ -54,42 +59,63 @@ _COMPANIONS = {
     abi.IORING_SETUP_HYBRID_IOPOLL: abi.IORING_SETUP_IOPOLL,
     abi.IORING_SETUP_SQ_REWIND: abi.IORING_SETUP_NO_SQARRAY,
 }
-_PASSING = (EMFILE, ENFILE, ENOMEM)     # says nothing about the flag, and may be over soon
+_PASSING = (EMFILE, ENFILE, ENOMEM, ENOBUFS)    # says nothing lasting
 
 _known: Capabilities | None = None
 
 
 def probe() -> Capabilities:
-    """What io_uring can do here. About a millisecond; remembered, unless what blocks it may pass.
+    """What io_uring can do here. About 10 ms; remembered, unless what blocks it may pass.
 
     Never raises: where io_uring is blocked, `available` is False, and `reason` and `remedy` say
-    what blocks it and what to do.
+    what blocks it and what to do. It opens a few sockets on loopback to see how connect behaves.
     """
     global _known
     if _known is None:
-        found = _probe()
-        if found.cause in ("nofile", "memory", "memlock", "unknown"):
-            return found                # may be over soon
+        found, lasting = _probe(examine=True)
+        if not lasting:
+            return found
         _known = found
     return _known
 
 
-def _probe():
+def picked() -> str:
+    """probe().strategy, without having connect examined for it: about a millisecond."""
+    return (_known or _probe(examine=False)[0]).strategy
+
+
+def _probe(examine):
+    """(Capabilities, whether they will still be true in a moment)"""
     release = host.look().release
+    errata, era, lasting = None, "", True
     try:
-        with Ring(1) as ring:
+        with Ring(8) as ring:
             ring.prep_nop()             # a filter may let setup through and stop enter
             ring.submit_and_wait(1)
+            ring.reap()
             features = ring.features
             ops = _ops(ring)
+            if examine:
+                errata, era, lasting = _errata(ring)
     except OSError as error:
         why = getattr(error, "diagnosis", None) or errors.explain_setup(error.errno, host.look())
-        return Capabilities(False, "syscall", *why, release, 0, frozenset(), 0, None)
+        return (Capabilities(False, "syscall", *why, release, 0, frozenset(), 0, None, ""),
+                why.cause not in ("nofile", "memory", "memlock", "unknown"))
     usable = bool(features & abi.IORING_FEAT_SUBMIT_STABLE)
     return Capabilities(
         True, "emulated" if usable else "syscall", "",
         "" if usable else "io_uring works, but is older than IORING_OP_CONNECT (Linux 5.5)", "",
-        release, features, ops, _setup_flags(), None)
+        release, features, ops, _setup_flags(), errata, era), lasting
+
+
+def _errata(ring):
+    """(errata met, era, whether that will last)"""
+    from . import eras, examine         # which only those need who ask
+    try:
+        era, met = eras.recognise(examine.observe(ring), examine.OBSERVABLE)
+    except OSError as error:            # no loopback, a filter on sockets, no file left, ...
+        return None, "", error.errno not in _PASSING
+    return met, era, True
 
 
 def _ops(ring):

@@ -1,6 +1,6 @@
-"""cli.py - the command line: a tour, `doctor`, `connect`.
+"""cli.py - the command line: a tour, `doctor`, `connect`, `replay`.
 
-Only presentation: what is shown comes from client.py, capabilities.py and ring.py. Exit codes:
+Only presentation: what is shown comes from client.py, capabilities.py, eras.py and ring.py. Exit codes:
 0 all is well, 1 not all, 2 bad usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
 """
 from __future__ import annotations
@@ -13,8 +13,8 @@ import socket
 import sys
 import time
 
-from . import __version__, abi, client, errors, host, sockaddr
-from .capabilities import probe
+from . import __version__, abi, client, eras, errors, host, sockaddr
+from .capabilities import picked, probe
 
 # Whatever it was vendored as. (Not __package__, which Python 3.9 sets late in a zip file.)
 _NAME = "python3 -m " + __name__.rpartition(".")[0]
@@ -96,7 +96,24 @@ def _parser():
                          "io_uring works, else syscall")
     connect.add_argument("--json", action="store_true", help="one JSON object a line, no summary")
     connect.set_defaults(run=_connect)
+
+    replay = commands.add_parser(
+        "replay", help="act out how some kernel's IORING_OP_CONNECT treated refused, repeated, late "
+        "and successful connects", description="Acts out, on this kernel and on loopback, how another "
+        "kernel's IORING_OP_CONNECT treated refused, repeated, late and successful connects, beside "
+        "connect(2) and pyuring. Takes a second and a half; needs no io_uring.")
+    replay.add_argument("era", nargs="?", type=_era, metavar="ERA", help="a kernel version such as 6.2 or "
+                        f"5.15.148, or an era: {', '.join(eras.ERAS)}")
+    replay.add_argument("--all", action="store_true", help="all eras, in one table")
+    replay.set_defaults(run=_replay, usage_error=replay.error)
     return parser
+
+
+def _era(text):
+    try:
+        return eras.resolve(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text):
@@ -166,6 +183,11 @@ def _compare(address, works, columns, steps):
     if works.available:
         rows.append(("IORING_OP_CONNECT", steps(address, _by("native"))))
     rows.append((f"pyuring ({works.strategy})", steps(address, _by(None))))
+    _table(columns, rows)
+
+
+def _table(columns, rows):
+    """Rows of (name, cells) under their columns; what differs from the first row is marked."""
     cells = [[name, *(cell if cell == rows[0][1][i] else cell + " *"
                       for i, cell in enumerate(row))] for name, row in rows]
     widths = [max(len(line[i]) for line in [("", *columns), *cells])
@@ -230,6 +252,7 @@ def _doctor(arguments):
         "io_uring_disabled": seen.io_uring_disabled, "io_uring_group": seen.io_uring_group,
         "seccomp": seen.seccomp, "sandbox": seen.sandbox,
         "memlock": seen.memlock, "nofile": seen.nofile, "open_files": seen.open_files,
+        "connect_era": works.era, "connect_errata": _errata(works),
     }
     if arguments.json:
         print(json.dumps(report))
@@ -267,6 +290,7 @@ def _doctor(arguments):
     opened = "unknown" if seen.open_files is None else seen.open_files
     print(f"  limits    {opened} of {_limit(seen.nofile)} files open (RLIMIT_NOFILE), "
           f"RLIMIT_MEMLOCK {_limit(seen.memlock)} bytes (counts before Linux 5.12)")
+    _show_errata(works, report["connect_errata"])
     return 0 if works.available else 1
 
 
@@ -282,6 +306,76 @@ def _wrapped(label, text):
 
 def _limit(value):
     return "unlimited" if value is None else value
+
+
+_UNFIXED = " No release has a fix so far."
+
+
+def _errata(works):
+    """A dict for each connect erratum that this kernel shows; None where that was not examined."""
+    if works.connect is None:
+        return None
+    found = []
+    for erratum in map(eras.ERRATA.get, works.connect):
+        fixed, when = _when_fixed(erratum, works)
+        found.append({
+            "id": erratum.id, "title": erratum.title, "symptom": erratum.symptom,
+            "advice": f"{erratum.workaround} {when}", "fixed_in": fixed,
+            "report": ", ".join(erratum.reports)})
+    return found
+
+
+def _when_fixed(erratum, works):
+    """(the first release in this kernel's branch that no longer has it, or None; that in words)"""
+    try:
+        branch = eras.parse_version(works.release)[:2]
+    except ValueError:                      # a release that does not even look like one
+        branch = (0, 0)
+    fixed, again = eras.fixed_in(erratum, branch, works.era)
+    if fixed:
+        return fixed, f"Fixed in {fixed}" + (f", back in {again}." if again else ".")
+    elsewhere = [first for name, _, first in erratum.affected if name == "mainline"][-1:]
+    if not elsewhere or elsewhere[0] is None:
+        return None, _UNFIXED.strip()
+    never = any(era == works.era for _, era in eras.history(branch))
+    return None, f"Fixed in {elsewhere[0].partition('-')[0]}" + (
+        f", never in {branch[0]}.{branch[1]}.y." if never else ".")
+
+
+def _show_errata(works, errata):
+    import textwrap
+    if errata is None:
+        if works.available:
+            print("\nIORING_OP_CONNECT was not examined: there is no loopback TCP to try it on. "
+                  "pyuring.connect() does without.")
+        return
+    era = (f"like era {works.era}'s ({eras.ERAS[works.era].what})" if works.era
+           else "like no era's that pyuring knows")
+    print(textwrap.fill(
+        f"IORING_OP_CONNECT behaves here {era}. pyuring.connect() is not affected; a program that submits "
+        f"it directly sees:" if errata else f"IORING_OP_CONNECT behaves here {era}, as connect(2) does.", 98,
+        initial_indent="\n"))
+    unfixed = []
+    for erratum in errata:
+        advice = erratum["advice"]
+        if advice.endswith(_UNFIXED):           # said once, below
+            advice = advice[:-len(_UNFIXED)]
+            unfixed.append(erratum["id"])
+        for label, text in ((erratum["id"], erratum["symptom"]), ("", advice)):
+            print(textwrap.fill(text, 98, initial_indent=f"  {label:<4} ", subsequent_indent=" " * 7))
+    if unfixed:
+        print(f"  No release so far has a fix for {', '.join(unfixed)}.")
+    if works.era:
+        print(f"  Found by trying, not by version. How it came about: {_NAME} replay {works.era}")
+    if len(unfixed) < len(errata) and _is_vendors(works.release):
+        print(f"  Fixes are named by kernel.org's releases; {works.release} is a vendor's: ask there.")
+
+
+def _is_vendors(release):
+    try:
+        return eras.parse_version(release).vendor
+    except ValueError:
+        return True
 
 
 # -- connect --------------------------------------------------------------------------------------
@@ -317,7 +411,7 @@ def _connect(arguments):
     done, ok = sum(counts.values()), counts.pop("ok", 0)
     if not arguments.json:
         failed = "".join(f", {count} {what}" for what, count in sorted(counts.items()))
-        strategy = arguments.strategy or probe().strategy
+        strategy = arguments.strategy or picked()
         print(f"{ok} of {done} connected{failed} in {time.monotonic() - began:.3f} s ({strategy})")
     return 2 if bad else 0 if ok == done else 1
 
@@ -376,6 +470,81 @@ def _print_outcome(outcome, what, as_json):
             "elapsed_ms": round(milliseconds, 3)}), flush=True)
     else:
         print(f"{what:<12}  {target}  {milliseconds:.1f} ms", flush=True)
+
+
+# -- replay ---------------------------------------------------------------------------------------
+def _replay(arguments):
+    if (arguments.era is None) != arguments.all:
+        arguments.usage_error("give either ERA (a version such as 6.2, or an era's letter) or --all")
+    if arguments.all:
+        return _replay_all()
+    import textwrap
+    letter, version, notes = arguments.era
+    era, ours = eras.ERAS[letter], f"pyuring ({picked()})"
+    print(f"Linux {eras.name_of(version)}: era {letter}" if version else f"Era {letter}", end="")
+    print(f" of IORING_OP_CONNECT: {era.what}.")
+    for note in notes:
+        print(textwrap.fill(note, 98))
+    print(textwrap.fill(f"Has it: {eras.releases(letter)}.", 98), end="\n\n")
+    print(textwrap.fill(era.why, 98))
+    acted = f"era {letter}, acted out"
+    answers = eras.play({"connect(2)": eras.by_connect2, acted: _acted(letter), ours: _by_pyuring})
+    for scene in eras.SCENES:
+        print(f"\n{scene.title}:")
+        _table(scene.columns, [(name, [_number(answer) for answer in answers[scene, name]])
+                               for name in ("connect(2)", acted, ours)])
+    _legend(answers)
+    print(f"\nErrata of era {letter}:")
+    for erratum in (erratum for erratum in eras.ERRATA.values() if letter in erratum.eras):
+        reports = f" [{', '.join(erratum.reports)}]" if erratum.reports else ""
+        print(textwrap.fill(erratum.symptom + reports, 98, initial_indent=f"  {erratum.id:<4} ",
+                            subsequent_indent=" " * 7, break_on_hyphens=False))
+    return 0
+
+
+def _replay_all():
+    ours = f"pyuring ({picked()})"
+    ways = {"connect(2)": eras.by_connect2, **{f"era {letter}": _acted(letter) for letter in eras.ERAS},
+            ours: _by_pyuring}
+    scenes = [scene for scene in eras.SCENES if scene.short]
+    print("What IORING_OP_CONNECT gave in each of its eras, acted out on this kernel:\n")
+    answers = eras.play(ways, scenes)
+    _table([scene.short for scene in scenes],
+           [(name, [" ".join(map(_number, answers[scene, name])) for scene in scenes]) for name in ways])
+    _legend(answers)
+    print()
+    for letter, era in eras.ERAS.items():
+        print(f"  era {letter}  {era.what}")
+    print(f"\nThe whole story of one: {_NAME} replay 6.2")
+    return 0
+
+
+def _acted(letter):
+    return lambda sock, address: eras.act(letter, sock, address)
+
+
+def _by_pyuring(sock, address):
+    try:
+        client.connect(sock, address, 10)
+    except errors.ConnectTimeout:
+        return eras.PENDING
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+def _number(answer):
+    return {None: "-", eras.PENDING: "pending"}.get(answer, str(answer))
+
+
+def _legend(answers):
+    import textwrap
+    numbers = sorted({answer for row in answers.values() for answer in row
+                      if answer is not None and answer > 0})
+    print()
+    print(textwrap.fill(
+        "0 is success" + "".join(f", {number} {errors.name_of(number)}" for number in numbers)
+        + "; * differs from connect(2) on this kernel.", 98))
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from _thread import _local as ThreadLocal       # threading.local, without the r
 from collections import namedtuple
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
-from . import errors, host, machine, sockaddr
+from . import errors, host, machine, sockaddr, syscalls
 from .abi import IORING_FEAT_SUBMIT_STABLE
 from .driver import IPPROTO_MPTCP, Job, RingDriver, SyscallDriver
 from .prep import check_timeout
@@ -141,7 +141,8 @@ def connect(sock: socket.socket | int, address: object, timeout: float | None = 
                name (b"\\0name"); or a SockAddr, which goes to the kernel as it is
     timeout    seconds; None for the socket's own gettimeout(). A socket that is set not to block
                is waited for too
-    strategy   "emulated": over io_uring, and what the kernel gets wrong is put right
+    strategy   "emulated": over io_uring, and what the kernel gets wrong is put right; without a
+                           timeout, a handshake that takes its time is waited for in connect(2)
                "native":   one IORING_OP_CONNECT and its result, right or wrong
                "syscall":  connect(2) and poll(2), no io_uring
                None:       emulated where io_uring works, else syscall; probe().strategy tells
@@ -187,7 +188,11 @@ def _borrow(fd, address):
         sock = _Borrowed(fileno=fd)
         os.set_blocking(fd, blocking)   # socket.setdefaulttimeout() may just have changed it
     except OSError as error:
-        raise errors.os_error(error.errno, f"connect to {sockaddr.format_address(address)} on fd "
+        code = error.errno
+        if code == errno.ENOTSOCK:      # and connect(2) may have something else against it
+            raw = sockaddr.pack(sockaddr.guess_family(address), address)
+            code = -syscalls.connect(fd, raw) or code
+        raise errors.os_error(code, f"connect to {sockaddr.format_address(address)} on fd "
                               f"{fd}") from None
     return sock
 
@@ -205,7 +210,7 @@ def _run(sock, raw, timeout, strategy, fresh):
     if strategy != "syscall":
         try:
             driver = _take_driver()
-            job = Job(sock, raw, _start_event(sock, strategy, fresh), timeout)
+            job = Job(sock, raw, _start_event(sock, strategy, fresh), timeout, waits=True)
             try:
                 driver.start(job)
                 while not driver.finished:

@@ -15,22 +15,26 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
-from errno import EAGAIN, EALREADY, ECANCELED, EINPROGRESS, EINTR, ETIME
+from errno import (
+    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, ECANCELED, EINPROGRESS, EINTR, EINVAL, ETIME,
+)
 from select import POLLERR, POLLHUP, POLLOUT, POLLRDHUP
-from socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
+from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
 
 from . import machine as m
 from . import syscalls
-from .abi import IOSQE_IO_LINK
+from .abi import IORING_FEAT_NATIVE_WORKERS, IOSQE_IO_LINK
 from .ring import Ring
 from .sockaddr import UNSPEC, SockAddr
 
 IPPROTO_MPTCP = 262         # linux/in.h; socket.IPPROTO_MPTCP is Python 3.10
-_TCP_CLOSE = 7              # include/net/tcp_states.h
+_TCP_SYN_SENT, _TCP_CLOSE = 2, 7        # include/net/tcp_states.h
 _TCP_FASTOPEN_CONNECT = 30  # linux/tcp.h, Linux 4.11
 # The start of struct tcp_info (linux/tcp.h): tcpi_state, and tcpi_segs_out (Linux 4.2) 136 bytes on.
 _TCP_INFO = struct.Struct("=B135xI")
+_KNOWN = (AF_INET, AF_INET6, AF_UNIX)
 # A full AF_UNIX backlog is tried again after these seconds, doubling from the first to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 _LONGEST_POLL_MS = 2**31 - 1    # poll(2) takes an int
@@ -50,6 +54,7 @@ class Job:
     target = 0                      # user_data of the request that counts
     result = 0                      # its `res`
     owed = 0                        # CQEs still to come for the action under way
+    pauses = False                  # a poll would not wait
     pause = _FIRST_PAUSE
     _socket_deadline: float | None = -1.0       # SO_SNDTIMEO's: not looked at yet
 
@@ -57,14 +62,19 @@ class Job:
                  timeout: float | None = None, *, waits: bool = False,
                  context: object = None) -> None:
         self.sock = sock
-        self.fd = sock.fileno()
         self.address = address
         self.start = start
+        self.began_closed = start == m.START_FRESH      # no handshake was under way before
         self.machine = m.ConnectMachine()
         self.timeout = timeout
         self.waits = waits
         self.context = context
         self.deadline = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def fd(self) -> int:
+        """The socket's; -1 once it is closed, when somebody else may have the number already."""
+        return self.sock.fileno()
 
     def begin(self) -> None:
         """The time that the caller gave runs from now."""
@@ -75,9 +85,13 @@ class Job:
         """When waiting ends, in monotonic seconds: by the caller's timeout or by SO_SNDTIMEO."""
         if self._socket_deadline == -1.0:
             self._socket_deadline = None
-            if os.get_blocking(self.fd):    # else connect(2) would not wait, nor look at it
+            # Where it is set not to block, connect(2) would not look at it.
+            if self.fd >= 0 and os.get_blocking(self.fd):
                 # struct timeval: two 64-bit numbers, or two of 32 where time_t still has so many.
-                timeval = self.sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, 16)
+                try:
+                    timeval = self.sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, 16)
+                except OSError:         # CPython has none for AF_VSOCK, which ignores it anyway
+                    timeval = bytes(16)
                 seconds, microseconds = struct.unpack("=qq" if len(timeval) == 16 else "=ii", timeval)
                 if seconds or microseconds:
                     self._socket_deadline = time.monotonic() + seconds + microseconds / 1e6
@@ -95,9 +109,11 @@ class Job:
         return pause if limit is None else max(0.0, min(pause, limit - time.monotonic()))
 
     def slept(self) -> str:
-        """The event for a pause that is over."""
+        """The event for a pause that is over. One instead of a poll has seen no hang-up, or missed it."""
         limit = self.limit()
-        return m.READY if limit is None or time.monotonic() < limit else self.ran_out()
+        if limit is not None and time.monotonic() >= limit:
+            return self.ran_out()
+        return m.HANGUP if self.machine.state == m.WAITING else m.READY
 
 
 class _Driver:
@@ -146,19 +162,68 @@ class _Driver:
     def _scrub(self, job):
         return self._answer(job, -syscalls.connect(job.fd, UNSPEC))
 
+    def _block(self, job, raw):
+        """Wait in connect(2), as only the driver of a single job may."""
+        job.limit()             # SO_SNDTIMEO, in case a signal ends this before it does
+        code = -syscalls.connect(job.fd, raw)
+        # With one of these it has waited for SO_SNDTIMEO; with EINTR only for a part of it, and
+        # another such call would wait for all of it again.
+        if code in (EINPROGRESS, EALREADY, EAGAIN):
+            return m.SNDTIMEO, code
+        job.waits = code != EINTR
+        return self._answer(job, code, False)
+
+    def _join(self, job):
+        """Wait in connect(2) for the handshake that is under way, and begin none.
+
+        While there is one the kernel looks at no address (__inet_stream_connect). So this is given
+        one of the wrong family, with the port of the right one for security modules to look at:
+        should somebody have disconnected the socket since (E9), that begins no other handshake.
+        """
+        family = AF_INET6 if job.sock.family == AF_INET else AF_INET
+        wrong = family.to_bytes(2, sys.byteorder) + job.address.raw[2:4] + bytes(24)
+        event, code = self._block(job, wrong)
+        if code in (EAFNOSUPPORT, EINVAL):      # EINVAL: a security module minds; poll will tell
+            job.waits = False
+            return m.HANGUP, 0
+        return event, code
+
+    def _connect2(self, job):
+        """connect(2), which waits only where this job is the only one."""
+        if job.fd < 0:                      # closed by another thread
+            return m.ERROR, EBADF
+        if not os.get_blocking(job.fd):
+            code = -syscalls.connect(job.fd, job.address.raw)
+        elif job.waits and job.deadline is None:
+            return self._block(job, job.address.raw)        # the real thing
+        else:
+            try:
+                try:
+                    os.set_blocking(job.fd, False)      # as settimeout() does, only not for long
+                    code = -syscalls.connect(job.fd, job.address.raw)
+                finally:
+                    os.set_blocking(job.fd, True)
+            except BaseException:       # a Ctrl-C can land inside that `finally`, too
+                os.set_blocking(job.fd, True)
+                raise
+        return self._answer(job, code, False)
+
     def _fetch(self, job):
         return self._answer(job, job.sock.getsockopt(SOL_SOCKET, SO_ERROR))
 
     def _look(self, job):
-        # After a handshake that failed and whose error was read, poll(2) shows both directions
-        # shut and no error. So it does for a socket that was shut down before it ever connected,
+        # After a handshake that failed, and which no connect has cleaned up after, poll(2) shows
+        # both directions shut. So it does for a socket that was shut down before it ever connected,
         # but that one has sent nothing.
         state, segs_out = _tcp_info(job.sock)
-        dirty = state == _TCP_CLOSE and segs_out and _may_be_dirty(job)
+        job.began_closed = state == _TCP_CLOSE
+        dirty = job.began_closed and segs_out and _may_be_dirty(job)
         return (m.DIRTY if dirty else m.CLEAN), 0
 
     def _check(self, job):
-        return (m.DIRTY if _may_be_dirty(job) else m.CLEAN), 0
+        # A socket of our own making is closed after a failure: nobody will see how it was left.
+        dirty = job.start != m.START_FRESH and _may_be_dirty(job)
+        return (m.DIRTY if dirty else m.CLEAN), 0
 
     def _inspect(self, job):
         # Disconnecting sets the counters back (tcp_disconnect() in net/ipv4/tcp.c); a handshake
@@ -169,6 +234,8 @@ class _Driver:
 
 
 def _woken(job, mask):
+    # After a POLLERR that was none (E23) every further poll would come back at once.
+    job.pauses = bool(mask & POLLERR)
     # A shutdown can wake the poll of an MPTCP socket before there is a POLLHUP to see (6.18).
     hangup = mask & (POLLERR | POLLHUP) or job.sock.proto == IPPROTO_MPTCP
     return m.HANGUP if hangup else m.READY
@@ -180,10 +247,11 @@ def _may_be_dirty(job):
 
 
 def _half_ended(fd):
+    # POLLERR says nothing: it may be an error that nobody took, or the error queue (E23).
     poll = select.poll()
     poll.register(fd, POLLRDHUP)
     mask = sum(mask for _, mask in poll.poll(0))
-    return mask & POLLHUP and mask & POLLRDHUP and not mask & POLLERR
+    return mask & POLLHUP and mask & POLLRDHUP
 
 
 def _tcp_info(sock):
@@ -258,23 +326,31 @@ class RingDriver(_Driver):
                     self.ring.prep_timeout(_FIRST_PAUSE, user_data=self._request(job))
 
     def _call(self, job):
+        if job.machine.state == m.CONFIRMING and _tcp_info(job.sock)[0] == _TCP_SYN_SENT:
+            return m.PENDING, 0         # fast open: the SYN goes with the first send; don't wait
         event, code = super()._call(job)
         if event == m.ISCONN and job.machine.state == m.CONFIRMING and not RingDriver._settles:
             # The opcode had completed the handshake, as it should (no E8), so no later success
-            # needs confirming. Fast open proves nothing: that connect never waited.
-            if job.sock.proto != IPPROTO_MPTCP and not job.sock.getsockopt(
-                    IPPROTO_TCP, _TCP_FASTOPEN_CONNECT):
+            # needs confirming. That proves nothing where the opcode found it complete: if it was
+            # under way before, with fast open, and where no packet went (TCP_REPAIR).
+            if (job.began_closed and job.sock.proto != IPPROTO_MPTCP and _tcp_info(job.sock)[1]
+                    and not job.sock.getsockopt(IPPROTO_TCP, _TCP_FASTOPEN_CONNECT)):
                 RingDriver._settles = True
         return event, code
 
     def _heard(self, job):
         """The event that a finished request means, and its errno."""
         res, state = job.result, job.machine.state
-        if state == m.TRYING:
-            if not res and RingDriver._settles:
-                return m.SETTLED, 0
-            return self._answer(job, -res)
-        if state in (m.WAITING, m.JOINING):
+        if not res and state == m.TRYING:
+            return self._tried(job)
+        if res == -EALREADY and state == m.TRYING and job.began_closed:
+            # Era A, with a POLLERR that is none (E23): it tried once more, and met its own handshake.
+            return m.PENDING, EINPROGRESS
+        if not res and state == m.RETRYING and self._tried(job)[0] == m.PENDING:
+            return m.PENDING, 0
+        if state == m.WAITING:
+            if res == -ETIME:           # of the pause that was made instead of a poll
+                return job.slept(), 0
             if res == -ECANCELED:
                 return job.ran_out(), 0
             # Where poll itself failed, the next attempt will say why.
@@ -283,8 +359,27 @@ class RingDriver(_Driver):
             return job.slept(), 0
         if state in (m.CONNECTING, m.NATIVE) and job.deadline is not None and res in (
                 -ECANCELED, -EINTR):        # EINTR: it was waiting in a worker thread
-            return m.EXPIRED, 0
+            if time.monotonic() >= job.deadline:
+                return m.EXPIRED, 0
+            if state == m.CONNECTING:
+                # Seen on 5.10.46, for a request that was refused outright at the head of its chain.
+                return self._connect2(job)
         return self._answer(job, -res)
+
+    @staticmethod
+    def _tried(job):
+        """The event that a first attempt's 0 means."""
+        poll = select.poll()
+        poll.register(job.fd, POLLOUT)
+        if poll.poll(0) == [(job.fd, POLLOUT)]:
+            return (m.SETTLED if RingDriver._settles else m.CONNECTED), 0
+        if not job.address.family:              # AF_UNSPEC: it has been disconnected, as asked
+            return m.SETTLED, 0
+        # E23: an ICMP error may end up in the socket's error queue only, with or without IP_RECVERR
+        # (tcp_v4_err() in net/ipv4/tcp_ipv4.c, read in 6.1.176). That is a POLLERR, and SO_ERROR is
+        # 0; so the opcode says 0, whatever has become of the handshake, and settles nothing.
+        over = _tcp_info(job.sock)[0] not in (_TCP_SYN_SENT, _TCP_CLOSE)
+        return (m.CONNECTED if over else m.PENDING), 0
 
     def _request(self, job):
         """A fresh user_data, written down before there is a request that bears it."""
@@ -297,6 +392,8 @@ class RingDriver(_Driver):
         # connect(2) without blocking, and without touching O_NONBLOCK, which others who use the
         # socket would notice: step() cancels it when the kernel does not answer at once. Then it
         # says ECANCELED (EINTR on 5.5 and 5.6), while the handshake goes on.
+        if job.sock.family not in _KNOWN:
+            return self._connect2(job)
         job.target = self._request(job)
         self.ring.prep_connect(job.fd, job.address, user_data=job.target)
         if job.sock.proto == IPPROTO_MPTCP:
@@ -309,6 +406,11 @@ class RingDriver(_Driver):
         return _LATER
 
     def _connect(self, job):
+        if job.sock.family == AF_UNIX and job.address.raw[2:3] not in (b"", b"\0"):
+            if not self.ring.features & IORING_FEAT_NATIVE_WORKERS:
+                return self._connect2(job)      # E17: a worker has another directory than we
+        if job.sock.family not in _KNOWN and job.machine.state != m.NATIVE:
+            return self._connect2(job)          # what the opcode makes of it nobody has measured
         if job.deadline is not None:
             self._room_for_two()
         job.target = self._request(job)
@@ -317,6 +419,10 @@ class RingDriver(_Driver):
         return self._no_longer_than(job, job.deadline)
 
     def _wait(self, job):
+        if job.waits and job.deadline is None and os.get_blocking(job.fd):
+            return self._join(job)
+        if job.pauses:
+            return self._sleep(job)
         limit = job.limit()
         if limit is not None:
             self._room_for_two()
@@ -380,6 +486,8 @@ class SyscallDriver(_Driver):
         return self._waiting.pop(fd)
 
     def _wait(self, job):
+        if job.pauses:
+            return self._sleep(job)
         self._waiting[job.fd] = job
         self._poll.register(job.fd, POLLOUT)
         return _LATER
@@ -388,30 +496,7 @@ class SyscallDriver(_Driver):
         self._sleeping.append((time.monotonic() + job.next_pause(), job))
         return _LATER
 
-    def _attempt(self, job):
-        if not os.get_blocking(job.fd):
-            code = -syscalls.connect(job.fd, job.address.raw)
-        elif job.waits and job.deadline is None:
-            # The real thing. Coming back with one of these, it has waited for SO_SNDTIMEO; with
-            # EINTR, only for a part of it, and another such call would wait for all of it again.
-            job.limit()
-            code = -syscalls.connect(job.fd, job.address.raw)
-            if code in (EINPROGRESS, EALREADY, EAGAIN):
-                return m.SNDTIMEO, code
-            job.waits = code != EINTR
-        else:
-            try:
-                try:
-                    os.set_blocking(job.fd, False)      # as settimeout() does, only not for long
-                    code = -syscalls.connect(job.fd, job.address.raw)
-                finally:
-                    os.set_blocking(job.fd, True)
-            except BaseException:       # a Ctrl-C can land inside that `finally`, too
-                os.set_blocking(job.fd, True)
-                raise
-        return self._answer(job, code, False)
-
-    _connect = _attempt
+    _attempt = _connect = _Driver._connect2
 
     def _check(self, job):
         return m.CLEAN, 0       # every outcome was connect(2)'s own, which has cleaned up

@@ -17,13 +17,13 @@ skip the clean-up: the next connect(2) then finds a handshake that ended with no
 report, and says ECONNABORTED. So a table that wants connect(2)'s answers on every kernel
 
   - asks for one attempt at a time, and lets nobody wait inside it: an attempt that is still under
-    way when it returns is cancelled, and the wait is a poll of our own (WAIT);
+    way when it returns is cancelled, and the wait is our own (WAIT);
   - takes the outcome by a second attempt, a fresh request that goes straight through the kernel's
     own third step, in every version (RETRYING);
   - looks after the socket where the first attempt already took the outcome (CONFIRMING, CHECKING).
 
 The comments in the table name the errata, each a way in which some kernel's IORING_OP_CONNECT
-differs (the numbers are those of the project's list of them):
+differs (the numbers are those of eras.py):
 
   E7   refused, and again: ECONNABORTED instead of ECONNREFUSED      6.0.3, 6.1-6.1.21, 6.2-6.2.8
   E8   connected, and again: 0 instead of EISCONN                    6.1 to 6.6.1, with gaps
@@ -34,12 +34,15 @@ differs (the numbers are those of the project's list of them):
   E12  error taken by SO_ERROR before: no ECONNABORTED               6.1.22 and later
   E13  a handshake was under way already: EALREADY, does not wait    all
   E14  SO_SNDTIMEO is ignored                                        5.7 and later
+  E23  an ICMP error that does not end the handshake ends the        6.1-6.1.62, 6.1.147 and later,
+       request: 0, on a socket that is not connected                 6.16 and later, still in 7.3
 """
 from __future__ import annotations
 
 from errno import (
     EAGAIN, EALREADY, ECANCELED, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH,
-    EINPROGRESS, EINTR, EISCONN, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPIPE, EPROTO, ETIMEDOUT,
+    EINPROGRESS, EINTR, EISCONN, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPIPE,
+    EPROTO, ETIMEDOUT,
 )
 
 # -- states: what the machine is waiting to hear ----------------------------------------------------
@@ -47,8 +50,8 @@ IDLE = "IDLE"                   # nothing has begun
 LOOKING = "LOOKING"             # how the socket was left by whoever used it before
 TRYING = "TRYING"               # what the first attempt over the ring gave
 CALLING = "CALLING"             # what a connect(2) gave
-WAITING = "WAITING"             # the end of the handshake that we began
-JOINING = "JOINING"             # the end of a handshake that was under way already
+WAITING = "WAITING"             # the end of the handshake; `error` is what to say if SO_SNDTIMEO
+                                # ends the wait: EINPROGRESS, or EALREADY if others began it
 INSPECTING = "INSPECTING"       # whether it is still that handshake, or somebody disconnected us
 RETRYING = "RETRYING"           # the outcome of the handshake, by one more attempt
 FETCHING = "FETCHING"           # the error that SO_ERROR holds
@@ -60,18 +63,19 @@ BACKING_OFF = "BACKING_OFF"     # the time for another one
 NATIVE = "NATIVE"               # the result of IORING_OP_CONNECT, whatever it is
 DONE = "DONE"
 
-STATES = (IDLE, LOOKING, TRYING, CALLING, WAITING, JOINING, INSPECTING, RETRYING, FETCHING,
-          CONFIRMING, CHECKING, SCRUBBING, CONNECTING, BACKING_OFF, NATIVE, DONE)
+STATES = (IDLE, LOOKING, TRYING, CALLING, WAITING, INSPECTING, RETRYING, FETCHING, CONFIRMING,
+          CHECKING, SCRUBBING, CONNECTING, BACKING_OFF, NATIVE, DONE)
 
 # -- events: what was heard -------------------------------------------------------------------------
 START = "START"                 # begin: a TCP or MPTCP socket in an unknown state, over a ring
-START_FRESH = "START_FRESH"     # begin: one that was made just now
+START_FRESH = "START_FRESH"     # begin: one that was made just now, and goes after a failure
 START_SYSCALL = "START_SYSCALL"  # begin: one in an unknown state, with plain system calls
 START_PLAIN = "START_PLAIN"     # begin: any other socket (AF_UNIX, UDP, ...)
 START_NATIVE = "START_NATIVE"   # begin: one IORING_OP_CONNECT and its result
 
 CONNECTED = "CONNECTED"         # 0
-PENDING = "PENDING"             # EINPROGRESS, or ECANCELED: the handshake is under way
+PENDING = "PENDING"             # EINPROGRESS, or ECANCELED: the handshake is under way; or 0, and
+                                # it is not over (E23)
 ALREADY = "ALREADY"             # EALREADY: it was so before
 INTERRUPTED = "INTERRUPTED"     # EINTR
 ISCONN = "ISCONN"               # EISCONN
@@ -102,7 +106,8 @@ ATTEMPT = "ATTEMPT"             # connect without waiting, by the driver's own m
 CALL = "CALL"                   # connect(2), which can't block here -> ANSWERS
 CONNECT = "CONNECT"             # connect, and wait for it in the kernel -> ANSWERS, EXPIRED,
                                 # from connect(2) also SNDTIMEO
-WAIT = "WAIT"                   # poll for POLLOUT -> READY, HANGUP, EXPIRED, SNDTIMEO
+WAIT = "WAIT"                   # poll for POLLOUT -> READY, HANGUP, EXPIRED, SNDTIMEO; or, where
+                                # the driver may block, wait in connect(2) -> ANSWERS, SNDTIMEO
 SLEEP = "SLEEP"                 # a pause, each longer than the last -> READY, EXPIRED, SNDTIMEO
 LOOK = "LOOK"                   # how was the socket left? -> CLEAN, DIRTY
 CHECK = "CHECK"                 # does it need scrubbing now? -> CLEAN, DIRTY
@@ -121,7 +126,7 @@ TIMED_OUT = -2                  # 0, and `timed_out` is set; any other number is
 #: The errors that end a handshake; the kernel has (or has not) cleaned up after them.
 FAILURES = frozenset((
     ECONNREFUSED, ECONNRESET, ECONNABORTED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EHOSTDOWN,
-    ENETDOWN, ENOPROTOOPT, EPROTO, EPIPE))
+    ENETDOWN, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPROTO, EPIPE))
 
 
 def _rows(state, events, row):
@@ -144,34 +149,38 @@ NEXT = {
     # The first attempt over a ring. On loopback it often is the only one.
     (TRYING, CONNECTED):        (CONFIRMING, CALL,    KEEP),        # E8
     (TRYING, SETTLED):          (DONE,       FINISH,  0),
-    (TRYING, PENDING):          (WAITING,    WAIT,    KEEP),
-    (TRYING, INTERRUPTED):      (WAITING,    WAIT,    KEEP),        # cancelled in a worker thread
-    (TRYING, ALREADY):          (JOINING,    WAIT,    KEEP),        # E13
+    (TRYING, PENDING):          (WAITING,    WAIT,    EINPROGRESS),  # E23, too
+    (TRYING, INTERRUPTED):      (WAITING,    WAIT,    EINPROGRESS),  # cancelled in a worker thread
+    (TRYING, ALREADY):          (WAITING,    WAIT,    EALREADY),     # E13
     (TRYING, RESET):            (FETCHING,   FETCH,   TAKE),        # E10: perhaps not the truth
     (TRYING, FAILED):           (CHECKING,   CHECK,   TAKE),        # E7, E11
     **_rows(TRYING, (ISCONN, AGAIN, ERROR), (DONE, FINISH, TAKE)),
 
     # connect(2) itself: what it says is the outcome, and what it leaves is right.
     (CALLING, CONNECTED):       (DONE,       FINISH,  0),
-    (CALLING, PENDING):         (WAITING,    WAIT,    KEEP),
-    (CALLING, INTERRUPTED):     (WAITING,    WAIT,    KEEP),        # and the handshake goes on
-    (CALLING, ALREADY):         (JOINING,    WAIT,    KEEP),
+    (CALLING, PENDING):         (WAITING,    WAIT,    EINPROGRESS),
+    (CALLING, INTERRUPTED):     (WAITING,    WAIT,    EINPROGRESS),  # and the handshake goes on
+    (CALLING, ALREADY):         (WAITING,    WAIT,    EALREADY),
     **_rows(CALLING, (ISCONN, AGAIN, RESET, FAILED, ERROR, SNDTIMEO), (DONE, FINISH, TAKE)),
 
     # The wait. E14: SO_SNDTIMEO gives the errno of the attempt that is being waited for.
     (WAITING, READY):           (RETRYING,   ATTEMPT, KEEP),
     (WAITING, HANGUP):          (INSPECTING, INSPECT, KEEP),
     (WAITING, EXPIRED):         (DONE,       FINISH,  TIMED_OUT),
-    (WAITING, SNDTIMEO):        (DONE,       FINISH,  EINPROGRESS),
-    (JOINING, READY):           (RETRYING,   ATTEMPT, KEEP),
-    (JOINING, HANGUP):          (INSPECTING, INSPECT, KEEP),
-    (JOINING, EXPIRED):         (DONE,       FINISH,  TIMED_OUT),
-    (JOINING, SNDTIMEO):        (DONE,       FINISH,  EALREADY),
+    (WAITING, SNDTIMEO):        (DONE,       FINISH,  KEEP),
+
+    # Two things can be had only by being asleep in connect(2), so a connect that is alone and has
+    # no timeout waits there: EPIPE when another thread's AF_UNSPEC dissolves it (6.1; before, and
+    # for whoever polls, it looks like a shutdown), and that shutdown(2) and AF_UNSPEC are refused
+    # with EBUSY meanwhile (E21: measured on 5.10.223). What connect(2) says is then the outcome,
+    # cleaned up. EISCONN: another thread took it; both waited for one connection.
+    **_rows(WAITING, (CONNECTED, ISCONN), (DONE, FINISH, 0)),
+    **_rows(WAITING, (PENDING, ALREADY, INTERRUPTED), (WAITING, WAIT, KEEP)),
+    **_rows(WAITING, (AGAIN, RESET, FAILED, ERROR), (DONE, FINISH, TAKE)),
 
     # E9: an attempt on a socket that somebody disconnected meanwhile would connect it again. A
     # blocking connect(2) then reports what SO_ERROR holds after a shutdown(2), or ECONNABORTED
-    # (measured on 6.18). After an AF_UNSPEC from elsewhere it says EPIPE from 6.1 on, and leaves
-    # SO_ERROR alone: from outside the two look the same, so that one differs.
+    # (measured on 6.18). Seen from a poll, an AF_UNSPEC from elsewhere is the same.
     (INSPECTING, INTACT):       (RETRYING,   ATTEMPT, KEEP),
     (INSPECTING, DISCONNECTED): (FETCHING,   FETCH,   ECONNABORTED),
 
@@ -179,9 +188,7 @@ NEXT = {
     # connect in another thread took it first; the two waited for the same connection.
     (RETRYING, CONNECTED):      (DONE,       FINISH,  0),
     (RETRYING, ISCONN):         (DONE,       FINISH,  0),
-    (RETRYING, PENDING):        (WAITING,    WAIT,    KEEP),
-    (RETRYING, INTERRUPTED):    (WAITING,    WAIT,    KEEP),
-    (RETRYING, ALREADY):        (JOINING,    WAIT,    KEEP),
+    **_rows(RETRYING, (PENDING, ALREADY, INTERRUPTED), (WAITING, WAIT, KEEP)),
     (RETRYING, RESET):          (CHECKING,   CHECK,   TAKE),
     (RETRYING, FAILED):         (CHECKING,   CHECK,   TAKE),
     **_rows(RETRYING, (AGAIN, ERROR, SNDTIMEO), (DONE, FINISH, TAKE)),
@@ -193,6 +200,7 @@ NEXT = {
     # E8: where the opcode left the socket as connecting, this connect(2) finishes it and says 0;
     # elsewhere it says EISCONN. A failure here came after the handshake, and is worth reporting.
     (CONFIRMING, CONNECTED):    (DONE,       FINISH,  0),
+    # PENDING: fast open, where the SYN goes with the first send.
     **_rows(CONFIRMING, (ISCONN, PENDING, ALREADY, INTERRUPTED, AGAIN), (DONE, FINISH, 0)),
     **_rows(CONFIRMING, (RESET, FAILED, ERROR), (DONE, FINISH, TAKE)),
 
@@ -204,8 +212,8 @@ NEXT = {
     # For what is not TCP no such history is known: one connect, whose result stands. Only a full
     # AF_UNIX backlog on a socket that does not block has nothing to poll for, so we come again.
     (CONNECTING, CONNECTED):    (DONE,       FINISH,  0),
-    (CONNECTING, PENDING):      (WAITING,    WAIT,    KEEP),
-    (CONNECTING, ALREADY):      (JOINING,    WAIT,    KEEP),
+    (CONNECTING, PENDING):      (WAITING,    WAIT,    EINPROGRESS),
+    (CONNECTING, ALREADY):      (WAITING,    WAIT,    EALREADY),
     (CONNECTING, INTERRUPTED):  (CONNECTING, CONNECT, KEEP),
     (CONNECTING, AGAIN):        (BACKING_OFF, SLEEP,  KEEP),
     (CONNECTING, EXPIRED):      (DONE,       FINISH,  TIMED_OUT),

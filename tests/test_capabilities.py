@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 import seccomp
 from conftest import WHY_NO_RING
-from pyuring import abi, capabilities, client, errors, host, probe, syscalls
+from pyuring import abi, capabilities, client, eras, errors, examine, host, probe, syscalls
 from pyuring.ring import Ring
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,6 @@ def test_available_means_that_a_ring_can_be_made():
     assert works.available == (not WHY_NO_RING)
     assert (works.cause == "") == works.available
     assert works.release == os.uname().release
-    assert works.connect is None
     assert works.strategy in ("emulated", "syscall")
 
 
@@ -122,29 +122,89 @@ class FakeRing:
     def submit_and_wait(self, wait_nr):
         pass
 
+    def reap(self):
+        return []
+
     def register_probe(self):
         if self.failure:
             raise OSError(self.failure, "")
         return self.opcodes
 
 
-def test_an_opcode_that_is_newer_than_the_table_goes_by_its_number(monkeypatch):
+@pytest.fixture
+def unexamined(monkeypatch):
+    """A FakeRing has no connect to be examined."""
+    def observe(ring):
+        raise OSError(errno.ENETUNREACH, "not here")
+    monkeypatch.setattr(examine, "observe", observe)
+
+
+def test_an_opcode_that_is_newer_than_the_table_goes_by_its_number(monkeypatch, unexamined):
     monkeypatch.setattr(capabilities, "Ring", FakeRing)
     assert probe().ops == {"nop", "connect", "op255"}
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EPERM, errno.ENOSYS])
-def test_a_kernel_that_cant_be_asked_for_opcodes_has_unknown_ones(monkeypatch, code):
+def test_a_kernel_that_cant_be_asked_for_opcodes_has_unknown_ones(monkeypatch, unexamined, code):
     monkeypatch.setattr(capabilities, "Ring", type("Old", (FakeRing,), {"failure": code}))
     works = probe()
     assert works.available and works.ops == frozenset()
 
 
-def test_a_ring_older_than_the_connect_opcode_works_but_is_not_picked(monkeypatch):
+def test_a_ring_older_than_the_connect_opcode_works_but_is_not_picked(monkeypatch, unexamined):
     monkeypatch.setattr(capabilities, "Ring", FakeRing)
     works = probe()
     assert works.available and works.strategy == "syscall" and works.cause == ""
     assert "5.5" in works.reason
+
+
+# ---- how connect behaves ----------------------------------------------------------------------------
+
+def test_connect_is_which_errata_are_met_in_order_and_era_the_form_that_has_them(io_uring):
+    works = probe()
+    assert works.connect is not None, "loopback could not be examined"
+    assert list(works.connect) == [name for name in eras.ERRATA if name in works.connect]
+    assert all(eras.ERRATA[name].scope == "request" for name in works.connect)
+    assert works.era in ("", *eras.ERAS)
+    if works.era:
+        assert works.connect and all(works.era in eras.ERRATA[name].eras for name in works.connect)
+
+
+def test_the_strategy_can_be_had_without_an_examination(monkeypatch):
+    def observe(ring):
+        raise AssertionError("connect was examined")
+    monkeypatch.setattr(examine, "observe", observe)
+    assert capabilities.picked() == ("syscall" if WHY_NO_RING else "emulated")
+    assert capabilities._known is None
+    monkeypatch.undo()
+    assert capabilities.picked() == probe().strategy
+
+
+@pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ETIME, errno.EINVAL,
+                                  errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_where_connect_cant_be_examined_the_rest_is_known(io_uring, monkeypatch, code):
+    """And what may pass is not remembered."""
+    with monkeypatch.context() as patch:
+        def no_socket(*arguments, **keywords):
+            raise OSError(code, os.strerror(code))
+        patch.setattr(socket, "socket", no_socket)
+        found = probe()
+    assert found.available and found.strategy == "emulated"
+    assert (found.connect, found.era) == (None, "")
+    passing = code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+    assert (probe() is found) == (not passing)
+
+
+def test_a_machine_without_loopback_is_known_but_for_its_errata(io_uring):
+    """Goal: probe() neither fails nor hangs in a network namespace whose lo is down. Method: unshare(1)."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare(1) is not installed here")
+    code = "import pyuring; found = pyuring.probe(); print(found.available, found.connect, repr(found.era))"
+    done = subprocess.run(["unshare", "--user", "--net", sys.executable, "-W", "error", "-c", code],
+                          capture_output=True, text=True, timeout=60, cwd=ROOT)
+    if "unshare" in done.stderr:
+        pytest.skip(f"no network namespace to be had here: {done.stderr.strip()}")
+    assert (done.stdout, done.stderr) == ("True None ''\n", "")
 
 
 # ---- where it does not: a made-up kernel ------------------------------------------------------------
@@ -230,7 +290,8 @@ def test_probe_says_what_blocks_it_and_what_to_do(machine):
     assert found.cause == cause
     assert reason in found.reason and remedy in found.remedy
     assert found.reason.isprintable() and found.remedy.isprintable()
-    assert (found.features, found.ops, found.setup_flags, found.connect) == (0, frozenset(), 0, None)
+    assert (found.features, found.ops, found.setup_flags) == (0, frozenset(), 0)
+    assert (found.connect, found.era) == (None, "")
 
 
 def test_connect_goes_on_without_it(machine, listener):

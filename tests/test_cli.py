@@ -21,7 +21,7 @@ import pytest
 import pyuring
 import seccomp
 from conftest import WHY_NO_RING
-from pyuring import abi, cli, errors, probe
+from pyuring import abi, cli, eras, errors, probe
 from test_capabilities import filters  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +123,8 @@ def test_the_tour_touches_nothing_but_loopback():
 import sys
 def hook(event, arguments):
     if event in ("socket.connect", "socket.bind"):
-        assert arguments[1][0] == "127.0.0.1", arguments
+        # "": probe() has the kernel name an AF_UNIX socket
+        assert arguments[1] == "" or arguments[1][0] == "127.0.0.1", arguments
         print("seen", event)
     assert event not in ("socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen"), event
 sys.addaudithook(hook)
@@ -147,7 +148,8 @@ def test_the_tour_says_what_to_run_next_and_that_runs(main):
 
 KEYS = {"usable", "cause", "reason", "remedy", "strategy", "kernel", "machine", "python", "pyuring",
         "setup_flags", "features", "opcodes", "opcodes_missing", "io_uring_disabled",
-        "io_uring_group", "seccomp", "sandbox", "memlock", "nofile", "open_files"}
+        "io_uring_group", "seccomp", "sandbox", "memlock", "nofile", "open_files", "connect_era",
+        "connect_errata"}
 
 
 def test_doctor_exits_0_where_io_uring_is_usable_and_1_where_not(main):
@@ -184,11 +186,158 @@ def test_doctor_names_the_opcodes_that_are_missing(main, monkeypatch):
     assert json.loads(main("doctor", "--json")[1])["opcodes_missing"] == ["pipe"]
 
 
+def behaves(monkeypatch, letter, release, connect=None):
+    """From now on doctor runs on a kernel that behaves like that era."""
+    if connect is None:
+        connect = tuple(erratum.id for erratum in eras.ERRATA.values()
+                        if letter in erratum.eras and erratum.scope == "request")
+    works = probe()._replace(available=True, strategy="emulated", cause="", reason="", release=release,
+                             connect=connect, era=letter)
+    monkeypatch.setattr(cli, "probe", lambda: works)
+
+
+def test_doctor_says_which_errata_this_kernel_shows(main):
+    works = probe()
+    _, stdout, _ = main("doctor")
+    report = json.loads(main("doctor", "--json")[1])
+    assert report["connect_era"] == works.era
+    if works.connect is None:
+        assert report["connect_errata"] is None
+        return
+    assert [erratum["id"] for erratum in report["connect_errata"]] == list(works.connect)
+    assert "pyuring.connect() is not affected" in stdout or not works.connect
+    words = " ".join(stdout.split())
+    for erratum in report["connect_errata"]:
+        assert set(erratum) == {"id", "title", "symptom", "advice", "fixed_in", "report"}
+        assert f"{erratum['id']} {erratum['symptom']}" in words
+        assert eras.ERRATA[erratum["id"]].workaround in words
+    if works.era:
+        assert f"replay {works.era}" in stdout
+
+
+def test_doctor_names_the_first_fixed_release_of_the_branch(main, monkeypatch):
+    behaves(monkeypatch, "B", "6.1.8")
+    _, stdout, _ = main("doctor")
+    words = " ".join(stdout.split())
+    assert "like era B's" in words and "vendor" not in words
+    assert "submit the same request once more, and take that answer. Fixed in 6.1.22." in words
+    assert "Fixed in 6.1.63, back in 6.1.147." in words
+    assert "No release so far has a fix for E4, E13, E14." in words
+    report = json.loads(main("doctor", "--json")[1])
+    assert {erratum["id"]: erratum["fixed_in"] for erratum in report["connect_errata"]} == {
+        "E4": None, "E7": "6.1.22", "E8": "6.1.63", "E11": "6.1.63", "E13": None, "E14": None,
+            "E23": "6.1.63"}
+    e7, = (erratum for erratum in report["connect_errata"] if erratum["id"] == "E7")
+    assert e7["advice"].startswith("Treat ECONNABORTED as not tried")
+    assert e7["report"] == "axboe/liburing#828, axboe/liburing#1274"
+
+
+@pytest.mark.parametrize("letter, release, words", [
+    ("A", "5.15.148", "Fixed in 6.14, never in 5.15.y."), ("D", "6.8.12", "Fixed in 6.14, never in 6.8.y."),
+    ("E", "5.14.0-570.el9.x86_64", "Fixed in 6.16."), ("E", "no number at all", "Fixed in 6.16."),
+    ("B", "6.0.9", "Fixed in 6.3, never in 6.0.y."), ("-", "5.4.0", "Fixed in 5.5, never in 5.4.y.")])
+def test_doctor_says_where_else_it_is_fixed(main, monkeypatch, letter, release, words):
+    behaves(monkeypatch, letter, release)
+    code, stdout, stderr = main("doctor")
+    assert (code, stderr) == (0, "")
+    assert words in " ".join(stdout.split())
+
+
+@pytest.mark.parametrize("release, vendor", [
+    ("6.1.0-50-cloud-amd64", True), ("6.1.30", False), ("odd", True)])
+def test_doctor_sends_those_with_a_vendors_kernel_to_the_vendor(main, monkeypatch, release, vendor):
+    behaves(monkeypatch, "C", release)
+    assert (f"{release} is a vendor's" in main("doctor")[1]) == vendor
+
+
+def test_doctor_where_connect_was_not_examined_or_is_like_no_era(main, monkeypatch):
+    behaves(monkeypatch, "", "6.18.44")
+    works = cli.probe()._replace(connect=None)
+    monkeypatch.setattr(cli, "probe", lambda: works)
+    _, stdout, _ = main("doctor")
+    assert "was not examined" in stdout and "None" not in stdout
+    assert json.loads(main("doctor", "--json")[1])["connect_errata"] is None
+    behaves(monkeypatch, "", "9.1", connect=("E10",))
+    _, stdout, _ = main("doctor")
+    assert "like no era's that pyuring knows" in stdout and "Fixed in 6.16." in stdout
+    assert "replay" not in stdout
+    behaves(monkeypatch, "", "9.1", connect=())
+    _, stdout, _ = main("doctor")
+    assert "as connect(2) does." in stdout and "None" not in stdout
+
+
 def test_doctor_without_proc_admits_what_it_does_not_know(main, monkeypatch, tmp_path):
     monkeypatch.setattr("pyuring.host.PROC", str(tmp_path))
     _, stdout, stderr = main("doctor")
     assert stderr == "" and "None" not in stdout
     assert "unknown" in stdout
+
+
+# ---- replay -----------------------------------------------------------------------------------------
+
+def tables_of(stdout):
+    """{title: {first column: the other cells}} of what replay prints."""
+    found = {}
+    for title, table in re.findall(r"^(\S.*):\n   +\S.*\n((?:  \S.*\n)+)", stdout, re.M):
+        rows = (re.split(r"  +", line.strip()) for line in table.splitlines())
+        found[title] = {name: cells for name, *cells in rows}
+    return found
+
+
+def test_replay_6_2_is_refused_111_103_111_beside_connect2_and_pyuring(main):
+    code, stdout, stderr = main("replay", "6.2")
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("Linux 6.2: era B of IORING_OP_CONNECT: ")
+    ours = f"pyuring ({probe().strategy})"
+    tables = tables_of(stdout)
+    refused = tables["Refused three times on one socket, and then connect(2)"]
+    assert list(refused) == ["connect(2)", "era B, acted out", ours]
+    assert refused["connect(2)"] == refused[ours] == ["111", "111", "111", "111"]
+    assert refused["era B, acted out"] == ["111", "103 *", "111", "103 *"]
+    assert tables["Connected, and again"]["era B, acted out"] == ["0", "0 *", "106"]
+    assert list(tables) == [scene.title for scene in eras.SCENES]
+    for rows in tables.values():        # pyuring is the one that does not differ
+        if "pending" not in rows["connect(2)"]:
+            assert rows[ours] == rows["connect(2)"]
+    words = " ".join(stdout.split())
+    assert eras.ERAS["B"].why in words
+    assert "103 ECONNABORTED" in words and "axboe/liburing#828" in words
+    assert "vendor" not in words and max(map(len, stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("era, heading, words", [
+    ("g", "Era G of IORING_OP_CONNECT: ", "6.12.y from 6.12.117"),
+    ("-", "Era - of IORING_OP_CONNECT: ", "mainline until 5.5"),
+    ("6.1.0-50-cloud-amd64", "Linux 6.1: era B", "6.1.0-50-cloud-amd64 is a vendor's version."),
+    ("9.9", "Linux 9.9: era G", "is assumed")])
+def test_replay_takes_letters_and_versions_and_says_what_they_prove(main, monkeypatch, era, heading, words):
+    monkeypatch.setattr(eras, "SCENES", eras.SCENES[:1])
+    monkeypatch.setattr(eras.play, "__defaults__", (eras.SCENES,))
+    code, stdout, stderr = main("replay", era)
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith(heading) and words in " ".join(stdout.split())
+    assert list(tables_of(stdout)) == [eras.SCENES[0].title]
+
+
+def test_replay_all_is_one_table_of_all_eras(main):
+    code, stdout, stderr = main("replay", "--all")
+    assert (code, stderr) == (0, "")
+    table, = tables_of(stdout.replace("kernel:\n\n", "kernel:\n")).values()
+    assert list(table) == ["connect(2)", *(f"era {letter}" for letter in eras.ERAS),
+                           f"pyuring ({probe().strategy})"]
+    assert table["era B"][:3] == ["111 103 111 103 *", "111 103 0 *", "0 0 106 *"]
+    assert table["era F"][:3] == ["111 111 111 103 *", "111 0 106", "0 106 106"]
+    assert max(map(len, stdout.splitlines())) <= 100
+
+
+def test_ctrl_c_during_a_replay_is_130_without_a_traceback():
+    child = subprocess.Popen((*PYTHON, "-u", "-c", WITH_SIGINT, "replay", "6.2"), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment())
+    with child:
+        assert child.stdout.readline().startswith("Linux 6.2")
+        child.send_signal(signal.SIGINT)        # a second of it is still to come
+        _, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stderr) == (130, "")
 
 
 # ---- connect: what comes of it ----------------------------------------------------------------------
@@ -378,7 +527,14 @@ def test_paths_that_are_no_text_go_in_and_out(target):
     (["connect"], ["TARGET"]),
     (["connect", "--json"], ["TARGET"]),
     (["connect", "--nonsense", "127.0.0.1:1"], ["--nonsense"]),
-    (["unknown"], ["'unknown'", "doctor"]),
+    (["replay"], ["ERA", "--all"]),
+    (["replay", "B", "--all"], ["ERA", "--all"]),
+    (["replay", "foo"], ["'foo'", "6.2"]),
+    (["replay", ""], ["''", "6.2"]),
+    (["replay", "6.x"], ["'6.x'", "6.2"]),
+    (["replay", "\u0666"], [r"'\u0666'"]),
+    (["replay", "6.2", "6.3"], ["6.3"]),
+    (["unknown"], ["'unknown'", "doctor", "replay"]),
     (["127.0.0.1:80"], ["'127.0.0.1:80'", "connect"]),
     (["doctor", "me"], ["me"]),
     (["--nonsense"], ["--nonsense"]),
@@ -407,7 +563,7 @@ def test_bad_usage_in_a_child_is_one_line_too():
 
 @pytest.mark.parametrize("arguments, words", [
     (["--help"], ["doctor", "connect", "tour"]), (["connect", "--help"], ["--concurrency", "unix:/path"]),
-    (["doctor", "--help"], ["--json"]), (["--version"], [pyuring.__version__]),
+    (["doctor", "--help"], ["--json"]), (["replay", "--help"], ["6.2", "--all"]), (["--version"], [pyuring.__version__]),
 ])
 def test_help_and_version_exit_0(main, arguments, words):
     code, stdout, stderr = main(*arguments)
@@ -447,7 +603,7 @@ def test_ctrl_c_while_waiting_for_stdin_is_130_too(target):
 
 
 @pytest.mark.parametrize("arguments", [(), ("connect", "many"), ("connect", "--json", "many"),
-                                       ("doctor",), ("doctor", "--json"), ("--help",)],
+                                       ("doctor",), ("doctor", "--json"), ("replay", "6.2"), ("--help",)],
                          ids=lambda arguments: " ".join(arguments) or "tour")
 def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(target, arguments):
     arguments = [part for name in arguments for part in ([target] * 200 if name == "many" else [name])]
@@ -482,7 +638,8 @@ def test_a_full_disk_is_told_in_one_line(target):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("arguments, code", [
-    ((), 0), (("doctor",), 1 if WHY_NO_RING else 0), (("connect", "TARGET"), 0), (("nonsense",), 2),
+    ((), 0), (("doctor",), 1 if WHY_NO_RING else 0), (("connect", "TARGET"), 0), (("replay", "F"), 0),
+    (("nonsense",), 2),
     (("connect", "nohost"), 2)], ids=lambda value: " ".join(value) or "tour"
     if isinstance(value, tuple) else "")
 def test_it_works_with_closed_streams(target, closed, arguments, code):
@@ -629,6 +786,12 @@ def test_without_io_uring_all_of_it_still_works_and_says_why(filters, target, re
     report = run(*blocked, "doctor", "--json")
     assert report.returncode == 1
     assert json.loads(report.stdout)["cause"] == "seccomp"
+
+    replay = run(*blocked, "replay", "6.2")
+    assert (replay.returncode, replay.stderr) == (0, "")
+    refused = tables_of(replay.stdout)["Refused three times on one socket, and then connect(2)"]
+    assert refused["era B, acted out"] == ["111", "103 *", "111", "103 *"]
+    assert refused["pyuring (syscall)"] == ["111"] * 4
 
     connect = run(*blocked, "connect", target, refusing)
     assert (connect.returncode, connect.stderr) == (1, "")

@@ -1,4 +1,5 @@
-"""connect() and its relatives on real sockets, cell by cell beside connect(2).
+"""connect() and its relatives on real sockets. What they answer in every scenario, beside connect(2),
+is test_parity.py's; here is what else they promise.
 
 A twin test runs the same steps twice, on two sockets: once with connect(2) itself, once with
 pyuring. What the calls answered and what the sockets look like afterwards must be equal.
@@ -17,7 +18,7 @@ import sys
 import textwrap
 import threading
 import time
-from errno import EAGAIN, EALREADY, EBADF, ECONNREFUSED, EINPROGRESS, EINTR, ENOTSOCK
+from errno import EAGAIN, EALREADY, EBADF, ECONNREFUSED, ECONNRESET, EINPROGRESS, EINTR, ENOTSOCK
 from pathlib import Path
 from select import POLLIN, POLLOUT, POLLRDHUP
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
@@ -26,6 +27,7 @@ import pytest
 
 import pyuring
 from pyuring import client, errors, sockaddr, syscalls
+from pyuring.abi import IORING_FEAT_NATIVE_WORKERS
 from pyuring.client import Outcome, connect, connect_many, create_connection
 from pyuring.driver import IPPROTO_MPTCP
 from pyuring.ring import Ring
@@ -393,15 +395,6 @@ def run_twin(world, scenario, ask):
     return seen
 
 
-@pytest.mark.parametrize("world, scenario", [
-    (kind, scenario) for kind in ALL_KINDS for scenario in EVERYWHERE + (
-        ON_TCP if kind in TCP_KINDS else [])], indirect=["world"],
-    ids=lambda value: getattr(value, "__name__", value))
-def test_twin_of_connect_2(world, scenario, honest):
-    expected = undisturbed(run_twin, world, scenario, world.connect2)
-    assert run_twin(world, scenario, asking(honest)) == expected
-
-
 @pytest.mark.parametrize("world", ["tcp", "mptcp"], indirect=True)
 @pytest.mark.parametrize("scenario", EVERYWHERE + ON_TCP)
 def test_twin_of_connect_2_once_the_kernel_is_known(world, scenario, io_uring):
@@ -433,8 +426,8 @@ def test_sockets_of_any_mode_answer_as_blocking_ones_and_keep_their_mode(world, 
 def test_an_fd_stays_open_its_owners_and_in_its_mode(world, strategy, default):
     socket.setdefaulttimeout(default)
     try:
-        sock = world.socket()
         for blocking in (True, False):
+            sock = world.socket()
             os.set_blocking(sock.fileno(), blocking)
             assert asking(strategy)(sock.fileno(), world.refused) == ECONNREFUSED
             assert os.get_blocking(sock.fileno()) == blocking
@@ -699,6 +692,30 @@ def test_shutdown_from_another_thread_ends_it_as_it_ends_connect_2(world, honest
     if expected[0] == [EINTR] or expected[0] == [0]:
         pytest.skip(f"connect(2) itself gave {expected[0]}")
     assert steps(asking(honest, timeout)) == expected
+
+
+def test_a_shutdown_at_any_moment_ends_it(world, honest):
+    """E9: just after the SYN, before the thread that connects waits, it used to begin another connect."""
+    if honest == "emulated" and "E9" in (pyuring.probe().connect or ()):
+        pytest.skip("E9: where the shutdown meets the attempt itself, this kernel begins another connect")
+    listening = world.full()
+    full, busy = world.name(listening), None
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(200):
+            with world.unmanaged() as sock, in_thread(asking(honest), sock, full) as answers:
+                until(lambda: under_way(sock))
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError as error:        # E21, and the connect goes on
+                    busy = error
+                    listening.close()
+            if busy is not None:
+                pytest.skip(f"shutdown(2) while connect(2) waits: {busy}")
+            assert answers == [ECONNRESET]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("end, expected", [("closed", ECONNREFUSED), ("listening", 0)])
@@ -972,7 +989,7 @@ def test_ctrl_c_at_any_opcode(target, strategy, request, listener, monkeypatch):
             gc.collect()
             assert _fds() == fds, where
         n += stride
-    assert interrupted > opcodes // stride // 2, "the test itself does not work"
+    assert interrupted > opcodes // stride // 3, "the test itself does not work"
     assert not [type_ for type_ in unraisable if type_ is not ResourceWarning]
 
 
@@ -1027,7 +1044,8 @@ def test_threads_have_rings_of_their_own_and_leave_nothing(strategy, listener, r
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    assert answers == [(0, ECONNREFUSED)] * 80
+    refusals = {ECONNREFUSED, ECONNRESET} if strategy == "native" else {ECONNREFUSED}       # E10
+    assert [(connected, refused in refusals) for connected, refused in answers] == [(0, True)] * 80
     assert len(set(rings)) == (0 if strategy == "syscall" else 8)
     assert _fds() == fds
 
@@ -1393,6 +1411,10 @@ def test_a_slow_source_does_not_eat_up_the_time_of_what_it_gave_before(strategy,
 
 def test_a_slow_source_is_not_waited_for_with_outcomes_in_hand(strategy, listener):
     # A generator that wants to know what became of its last address gets to know it.
+    if strategy != "syscall":
+        with Ring(1) as ring:
+            if not ring.features & IORING_FEAT_NATIVE_WORKERS:
+                pytest.skip("before 5.12 a connect may be finished by a worker thread, a moment later")
     seen = []
 
     def addresses():

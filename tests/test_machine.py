@@ -37,6 +37,7 @@ ALSO = {
     (m.CALLING, m.ATTEMPT): (m.SNDTIMEO,),
     (m.RETRYING, m.ATTEMPT): (m.SNDTIMEO,),
     (m.CONNECTING, m.CONNECT): (m.SNDTIMEO,),
+    (m.WAITING, m.WAIT): m.ANSWERS,
 }
 
 ENTRANCES = sorted({(state, action) for state, action, _ in m.NEXT.values()})
@@ -190,6 +191,18 @@ WALKS = {
         (m.START_SYSCALL, 0, m.ATTEMPT), (m.PENDING, EINPROGRESS, m.WAIT), (m.HANGUP, 0, m.INSPECT),
         (m.INTACT, 0, m.ATTEMPT), (m.FAILED, ECONNREFUSED, m.CHECK), (m.CLEAN, 0, m.FINISH)],
         ECONNREFUSED, False),
+    "refused late, waiting in connect(2)": ([
+        (m.START, 0, m.LOOK), (m.CLEAN, 0, m.ATTEMPT), (m.PENDING, ECANCELED, m.WAIT),
+        (m.FAILED, ECONNREFUSED, m.FINISH)], ECONNREFUSED, False),
+    "E22: dissolved by another thread, waiting in connect(2)": ([
+        (m.START, 0, m.LOOK), (m.CLEAN, 0, m.ATTEMPT), (m.PENDING, ECANCELED, m.WAIT),
+        (m.FAILED, EPIPE, m.FINISH)], EPIPE, False),
+    "a signal ends the wait in connect(2), and the next one is a poll": ([
+        (m.START, 0, m.LOOK), (m.CLEAN, 0, m.ATTEMPT), (m.PENDING, ECANCELED, m.WAIT),
+        (m.INTERRUPTED, EINTR, m.WAIT), (m.READY, 0, m.ATTEMPT), (m.CONNECTED, 0, m.FINISH)], 0, False),
+    "E13: joined in connect(2), and another thread took the outcome": ([
+        (m.START, 0, m.LOOK), (m.CLEAN, 0, m.ATTEMPT), (m.ALREADY, EALREADY, m.WAIT),
+        (m.ISCONN, EISCONN, m.FINISH)], 0, False),
     "reset late": ([
         (m.START_FRESH, 0, m.ATTEMPT), (m.PENDING, ECANCELED, m.WAIT), (m.HANGUP, 0, m.INSPECT),
         (m.INTACT, 0, m.ATTEMPT), (m.RESET, ECONNRESET, m.CHECK), (m.CLEAN, 0, m.FINISH)],

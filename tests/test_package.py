@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pyuring"
 FLOORS = {
     "abi": 0, "errors": 0, "machine": 0,
     "sockaddr": 1, "syscalls": 1, "prep": 1, "host": 1,
-    "ring": 2,
+    "ring": 2, "eras": 2, "examine": 2,
     "capabilities": 3, "driver": 3,
     "client": 4,
     "cli": 5, "__main__": 5,
