@@ -406,11 +406,12 @@ class RingDriver(_Driver):
         return _LATER
 
     def _connect(self, job):
-        if job.sock.family == AF_UNIX and job.address.raw[2:3] not in (b"", b"\0"):
-            if not self.ring.features & IORING_FEAT_NATIVE_WORKERS:
-                return self._connect2(job)      # E17: a worker has another directory than we
-        if job.sock.family not in _KNOWN and job.machine.state != m.NATIVE:
-            return self._connect2(job)          # what the opcode makes of it nobody has measured
+        if job.machine.state != m.NATIVE:       # the opcode's own answer is asked for, right or wrong
+            if job.sock.family == AF_UNIX and job.address.raw[2:3] not in (b"", b"\0"):
+                if not self.ring.features & IORING_FEAT_NATIVE_WORKERS:
+                    return self._connect2(job)      # E17: a worker has another directory than we
+            if job.sock.family not in _KNOWN:
+                return self._connect2(job)          # what the opcode makes of it nobody has measured
         if job.deadline is not None:
             self._room_for_two()
         job.target = self._request(job)

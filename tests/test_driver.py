@@ -24,7 +24,7 @@ import pytest
 from pyuring import driver as driver_module
 from pyuring import machine as m
 from pyuring import sockaddr, syscalls
-from pyuring.abi import IOSQE_IO_LINK
+from pyuring.abi import IORING_FEAT_NATIVE_WORKERS, IOSQE_IO_LINK
 from pyuring.driver import Job, RingDriver, SyscallDriver
 from pyuring.ring import CQE, Ring
 from pyuring.sockaddr import SockAddr
@@ -816,6 +816,22 @@ def test_so_sndtimeo_of_a_full_unix_backlog_is_eagain(real_driver, tmp_path, wai
         job = Job(sock, packed(path, AF_UNIX), m.START_PLAIN, waits=waits)
         finish(real_driver, job)
         assert outcome(job) == EAGAIN
+
+
+@pytest.mark.parametrize("start", [m.START_NATIVE, m.START_PLAIN])
+def test_where_workers_have_another_directory_native_is_the_opcode_all_the_same(
+        io_uring, tmp_path, start):
+    # E17. A connect(2) that may not wait would say EAGAIN, and native has no second try.
+    path = str(tmp_path / "full")
+    with socket.socket(AF_UNIX) as full, socket.socket(AF_UNIX) as filler, \
+            socket.socket(AF_UNIX) as sock, Ring(8) as ring:
+        ring.features &= ~IORING_FEAT_NATIVE_WORKERS
+        full.bind(path)
+        full.listen(0)
+        filler.connect(path)
+        job = Job(sock, packed(path, AF_UNIX), start, 0.03)
+        finish(RingDriver(ring), job)
+        assert outcome(job) == "timed out"
 
 
 def test_so_sndtimeo_means_nothing_to_a_socket_that_does_not_block(real_driver, silent, sock):
