@@ -79,7 +79,7 @@ def gvisor_non_blocking_connect_no_listener_peek(stage):
     no_listener(stage, *2 * [("peek", lambda: stage.sock.recv(1, MSG_PEEK))])
 
 
-@scenario(*TCP, slow=True)
+@scenario(*TCP)
 def gvisor_listen_connect_parallel(stage):
     """A crowd of them at the same time, all to one listener."""
     server = stage.listener(128)

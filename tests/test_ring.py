@@ -2016,7 +2016,7 @@ def test_a_handler_that_raises_ends_the_wait_and_leaves_a_ring_that_works(timeou
             either.submit_and_wait(1, timeout)
     assert either.sq_ready == 0
     pair[1].send(b"more")
-    assert one(either) == CQE(1, 4, 0)
+    assert one(either)[:2] == (1, 4)        # 6.1 may add IORING_CQE_F_SOCK_NONEMPTY
     assert buffer == b"more"
     nops(either, 2, 3)
     assert sorted(results(either, 2)) == [2, 3]

@@ -106,7 +106,7 @@ def main():
                         "RESULTS.md, and passes with one line where it can't be done")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md, from the results kept")
     parser.add_argument("--timeout", type=int, metavar="S", help="seconds a kernel at most; default: 3600, "
-                        "with --ci 600")
+                        "with --ci 1800")
     arguments = parser.parse_args(before)
     for name in arguments.kernels:
         if name not in KERNELS:
@@ -122,10 +122,13 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = CI_KERNELS if arguments.ci else arguments.kernels or list(KERNELS)
     try:
-        rows = run_kernels(names, after, arguments.timeout or (600 if arguments.ci else 3600), ci=arguments.ci)
+        rows = run_kernels(names, after, arguments.timeout or (1800 if arguments.ci else 3600), ci=arguments.ci)
     except NotHere as why:
         print(f"skipped: the kernel lab: {why}" if arguments.ci else f"lab.py: {why}", flush=True)
         return 0 if arguments.ci else 2
+    for row in rows:
+        for text in report.why_not_good(row):
+            print(f"\n-- {text}")
     print()
     for row in rows:
         print(report.one_line(row))
