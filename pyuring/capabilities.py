@@ -22,7 +22,7 @@ class Capabilities(namedtuple("Capabilities", "available strategy cause reason r
     available     True when a ring can be made and used here
     strategy      what connect() picks: "emulated" or "syscall"
     cause         "", or why not: one of errors.CAUSES
-    reason        "", or what was seen, one line
+    reason        "", or what was seen, one line; also why connect was not examined
     remedy        "", or what to do about it, one line
     release       as uname -r, for the reader; nothing is decided by it
     features      IORING_FEAT_*, 0 where there is no ring
@@ -87,7 +87,7 @@ def picked() -> str:
 def _probe(examine):
     """(Capabilities, whether they will still be true in a moment)"""
     release = host.look().release
-    errata, era, lasting = None, "", True
+    errata, era, unseen, lasting = None, "", "", True
     try:
         with Ring(8) as ring:
             ring.prep_nop()             # a filter may let setup through and stop enter
@@ -96,7 +96,7 @@ def _probe(examine):
             features = ring.features
             ops = _ops(ring)
             if examine:
-                errata, era, lasting = _errata(ring)
+                errata, era, unseen, lasting = _errata(ring)
     except OSError as error:
         why = getattr(error, "diagnosis", None) or errors.explain_setup(error.errno, host.look())
         return (Capabilities(False, "syscall", *why, release, 0, frozenset(), 0, None, ""),
@@ -104,18 +104,18 @@ def _probe(examine):
     usable = bool(features & abi.IORING_FEAT_SUBMIT_STABLE)
     return Capabilities(
         True, "emulated" if usable else "syscall", "",
-        "" if usable else "io_uring works, but is older than IORING_OP_CONNECT (Linux 5.5)", "",
+        unseen if usable else "io_uring works, but is older than IORING_OP_CONNECT (Linux 5.5)", "",
         release, features, ops, _setup_flags(), errata, era), lasting
 
 
 def _errata(ring):
-    """(errata met, era, whether that will last)"""
+    """(errata met, era, or else why they can't be told, whether that will last)"""
     from . import eras, examine         # which only those need who ask
     try:
         era, met = eras.recognise(examine.observe(ring), examine.OBSERVABLE)
     except OSError as error:            # no loopback, a filter on sockets, no file left, ...
-        return None, "", error.errno not in _PASSING
-    return met, era, True
+        return None, "", f"IORING_OP_CONNECT was not examined: {error}", error.errno not in _PASSING
+    return met, era, "", True
 
 
 def _ops(ring):

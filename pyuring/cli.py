@@ -6,6 +6,7 @@ Only presentation: what is shown comes from client.py, capabilities.py, eras.py 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -269,7 +270,7 @@ def _doctor(arguments):
         "syscall": "syscall: connect(2) and poll(2), which needs no io_uring",
     }[works.strategy]
     print(f"  connect   {strategy}")
-    if works.available and works.reason:
+    if works.strategy == "syscall" and works.available:
         print(f"            {works.reason}")
     print(f"  kernel    Linux {works.release} on {seen.machine}")
     print(f"  python    {platform.python_version()}, pyuring {__version__}")
@@ -346,8 +347,7 @@ def _show_errata(works, errata):
     import textwrap
     if errata is None:
         if works.available:
-            print("\nIORING_OP_CONNECT was not examined: there is no loopback TCP to try it on. "
-                  "pyuring.connect() does without.")
+            print(f"\n{works.reason}. It is tried on TCP sockets of 127.0.0.1. pyuring.connect() does without.")
         return
     era = (f"like era {works.era}'s ({eras.ERAS[works.era].what})" if works.era
            else "like no era's that pyuring knows")
@@ -488,7 +488,7 @@ def _replay(arguments):
     print(textwrap.fill(f"Has it: {eras.releases(letter)}.", 98), end="\n\n")
     print(textwrap.fill(era.why, 98))
     acted = f"era {letter}, acted out"
-    answers = eras.play({"connect(2)": eras.by_connect2, acted: _acted(letter), ours: _by_pyuring})
+    answers = _play({"connect(2)": eras.by_connect2, acted: _acted(letter), ours: _by_pyuring})
     for scene in eras.SCENES:
         print(f"\n{scene.title}:")
         _table(scene.columns, [(name, [_number(answer) for answer in answers[scene, name]])
@@ -502,13 +502,23 @@ def _replay(arguments):
     return 0
 
 
+def _play(*arguments):
+    try:
+        return eras.play(*arguments)
+    except OSError as error:
+        remedy = ("allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else
+                  "bring loopback up (ip link set lo up), or allow sockets")
+        raise OSError(error.errno, f"replay plays on TCP sockets of 127.0.0.1, and: {error.strerror}; "
+                      f"{remedy}") from None
+
+
 def _replay_all():
     ours = f"pyuring ({picked()})"
     ways = {"connect(2)": eras.by_connect2, **{f"era {letter}": _acted(letter) for letter in eras.ERAS},
             ours: _by_pyuring}
     scenes = [scene for scene in eras.SCENES if scene.short]
     print("What IORING_OP_CONNECT gave in each of its eras, acted out on this kernel:\n")
-    answers = eras.play(ways, scenes)
+    answers = _play(ways, scenes)
     _table([scene.short for scene in scenes],
            [(name, [" ".join(map(_number, answers[scene, name])) for scene in scenes]) for name in ways])
     _legend(answers)

@@ -243,6 +243,18 @@ def test_doctor_says_where_else_it_is_fixed(main, monkeypatch, letter, release, 
     assert words in " ".join(stdout.split())
 
 
+@pytest.mark.parametrize("code, remedy", [
+    (errno.EMFILE, "ulimit -n"), (errno.EADDRNOTAVAIL, "ip link set lo up")])
+@pytest.mark.parametrize("what", ["B", "--all"])
+def test_replay_without_sockets_says_what_to_do(main, monkeypatch, code, remedy, what):
+    def play(*arguments):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(cli.eras, "play", play)
+    code_, _, stderr = main("replay", what)
+    assert code_ == 1
+    assert os.strerror(code) in stderr and remedy in stderr
+
+
 @pytest.mark.parametrize("release, vendor", [
     ("6.1.0-50-cloud-amd64", True), ("6.1.30", False), ("odd", True)])
 def test_doctor_sends_those_with_a_vendors_kernel_to_the_vendor(main, monkeypatch, release, vendor):
@@ -252,10 +264,11 @@ def test_doctor_sends_those_with_a_vendors_kernel_to_the_vendor(main, monkeypatc
 
 def test_doctor_where_connect_was_not_examined_or_is_like_no_era(main, monkeypatch):
     behaves(monkeypatch, "", "6.18.44")
-    works = cli.probe()._replace(connect=None)
+    works = cli.probe()._replace(connect=None, reason="IORING_OP_CONNECT was not examined: [Errno 24] no file")
     monkeypatch.setattr(cli, "probe", lambda: works)
     _, stdout, _ = main("doctor")
-    assert "was not examined" in stdout and "None" not in stdout
+    assert "was not examined: [Errno 24] no file. It is tried on TCP" in stdout and "None" not in stdout
+    assert stdout.count("not examined") == 1
     assert json.loads(main("doctor", "--json")[1])["connect_errata"] is None
     behaves(monkeypatch, "", "9.1", connect=("E10",))
     _, stdout, _ = main("doctor")

@@ -95,4 +95,6 @@ def run(seconds, *arguments):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or not sys.argv[1].isdigit():
+        sys.exit(__doc__)
     main()

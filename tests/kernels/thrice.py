@@ -82,5 +82,7 @@ def table(measured):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(__doc__)
     print(f"Linux {os.uname().release}")
     print(table(measure()))
