@@ -7,12 +7,13 @@
     pyuring.probe()                                             what this kernel and container allow
 
 Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.py; then machine.py,
-driver.py, client.py. `python3 -m pyuring` shows it at work.
+driver.py, client.py, many.py. `python3 -m pyuring` shows it at work.
 """
 from .capabilities import Capabilities, probe
-from .client import Outcome, connect, connect_many, create_connection
+from .client import connect, create_connection
 from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
 from .machine import ConnectMachine, ConnectStateError
+from .many import Outcome, connect_many
 from .prep import Timespec
 from .ring import CQE, Ring
 from .sockaddr import SockAddr

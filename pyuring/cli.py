@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from . import __version__, abi, client, eras, errors, host, sockaddr
+from . import __version__, abi, client, eras, errors, host, many, sockaddr
 from .capabilities import picked, probe
 
 # Whatever it was vendored as. (Not __package__, which Python 3.9 sets late in a zip file.)
@@ -392,7 +392,7 @@ def _connect(arguments):
     began = time.monotonic()
     counts: dict[str, int] = {}
     progress = _Progress(sys.stderr)
-    outcomes = client.connect_many(
+    outcomes = many.connect_many(
         _all_addresses(addresses, bad), timeout=arguments.timeout,
         concurrency=arguments.concurrency, strategy=arguments.strategy)
     try:

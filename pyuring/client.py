@@ -3,7 +3,7 @@
 Each thread that connects keeps one small ring, made on first use; setting one up costs more than
 a connect does. Where io_uring can't be had, plain system calls do the same work.
 
-Read driver.py and machine.py to see how; read next: cli.py.
+Read driver.py and machine.py to see how; read next: many.py.
 """
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import errno
 import os
 import socket
 import sys
-import time
 from _thread import _local as ThreadLocal       # threading.local, without the rest of that module
-from collections import namedtuple
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
 from . import errors, host, machine, sockaddr, syscalls
@@ -23,38 +21,12 @@ from .prep import check_timeout
 from .ring import Ring
 from .sockaddr import SockAddr
 
-TYPE_CHECKING = False       # typing is not imported at run time: it would double the import's cost
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 STRATEGIES = ("emulated", "native", "syscall")
-
-
-class Outcome(namedtuple("Outcome", "address error elapsed sock")):
-    """What came of one address of connect_many().
-
-    address   as it was given
-    error     None, or the OSError that connect() would have raised
-    elapsed   seconds from when the address was taken
-    sock      the connected socket, yours to close; None after an error, and without keep=True
-    """
-
-    __slots__ = ()
-    address: object
-    error: OSError | None
-    elapsed: float
-    sock: socket.socket | None
-
-    @property
-    def ok(self) -> bool:
-        """True when it connected."""
-        return self.error is None
 
 
 # -- the thread's own driver --------------------------------------------------------------------
 _RING_ENTRIES = 8           # one connect has at most two requests in flight
 _LASTING = (errno.ENOSYS, errno.EPERM, errno.EACCES)    # no use asking for a ring again
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _local = ThreadLocal()
 _refused: tuple[int, errors.Diagnosis] | None = None
@@ -302,116 +274,3 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
         raise failures[-1]
     finally:
         failures.clear()        # breaks the cycle error -> traceback -> frame -> failures
-
-
-# -- many connects --------------------------------------------------------------------------------
-_SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
-                    # handed over together
-
-
-def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
-                 concurrency: int = 256, keep: bool = False,
-                 strategy: str | None = None) -> Iterator[Outcome]:
-    """Connect to each address, up to `concurrency` of them at a time -> Outcomes as they come.
-
-    addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
-                 paths and names, SockAddr. Names are resolved (first result) as they are taken
-    timeout      seconds for each; None for no limit
-    keep         True: outcomes carry the connected socket, yours to close. False: closed at once
-    strategy     as for connect()
-
-    Each address gives exactly one Outcome; one that could not be meant (port 99999) raises ValueError
-    or TypeError instead, and ends the iteration. When descriptors or memory run short while connects are
-    under way, it waits for some of those to finish. Closing the iterator, and Ctrl-C, cancel what
-    is under way.
-    """
-    check_timeout(timeout)
-    _check_strategy(strategy)
-    if isinstance(addresses, (str, bytes)):
-        raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
-    if not isinstance(concurrency, int) or concurrency < 1:
-        raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
-    return _connect_many(iter(addresses), timeout, concurrency, keep, strategy)
-
-
-def _connect_many(addresses, timeout, concurrency, keep, strategy):
-    driver, ring = SyscallDriver(), None
-    if strategy != "syscall":
-        try:
-            ring = _make_ring(max(8, min(2 * concurrency, 4096)))
-            driver = RingDriver(ring)
-        except errors.RingUnavailable:
-            if strategy is not None:
-                raise
-            strategy = "syscall"
-    jobs: set[Job] = set()              # under way; context = (address, when it began)
-    held: list = []                     # at most one address that found no descriptor
-    more = True
-    try:
-        while more or jobs:
-            while more and len(jobs) < concurrency and not driver.finished:
-                asked = time.monotonic()
-                try:
-                    address = held.pop() if held else next(addresses)
-                except StopIteration:
-                    more = False
-                    break
-                began = time.monotonic()
-                try:
-                    job = _fresh_job(address, timeout, strategy, ring is None, (address, began))
-                except OSError as error:
-                    if error.errno in _NO_ROOM and jobs:
-                        held.append(address)
-                        break
-                    yield Outcome(address, error, time.monotonic() - began, None)
-                    continue
-                jobs.add(job)
-                driver.start(job)
-                if time.monotonic() - asked > _SLOW:
-                    driver.step(0)
-            if jobs and not driver.finished:
-                driver.step()
-            while driver.finished:
-                job = driver.finished.pop(0)
-                jobs.remove(job)
-                yield _outcome(job, timeout, keep)
-    finally:
-        try:
-            if ring is not None:
-                ring.close()
-        finally:
-            for job in jobs:
-                job.sock.close()
-
-
-def _fresh_job(address, timeout, strategy, nonblocking, context):
-    family = sockaddr.guess_family(address)
-    if family == AF_INET and not isinstance(address, SockAddr):
-        try:
-            raw = sockaddr.pack(family, address, resolve=False)
-        except ValueError:
-            sockaddr.check_port(address[1])
-            family, _, _, _, target = socket.getaddrinfo(*address, 0, SOCK_STREAM)[0]
-            raw = sockaddr.pack(family, target)
-    else:
-        raw = sockaddr.pack(family, address)
-    sock = socket.socket(family, SOCK_STREAM)
-    try:
-        sock.settimeout(0.0 if nonblocking else None)
-        sys.audit("socket.connect", sock, address)
-        return Job(sock, SockAddr(raw), _start_event(sock, strategy, True), timeout,
-                   context=context)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _outcome(job, timeout, keep):
-    address, began = job.context
-    error = _error_of(job, address, timeout)
-    if keep and error is None:
-        job.sock.settimeout(socket.getdefaulttimeout())
-    else:
-        job.sock.close()
-    return Outcome(address, error, time.monotonic() - began, None if job.sock.fileno() < 0
-                   else job.sock)

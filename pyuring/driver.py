@@ -4,7 +4,8 @@ Two drivers, one interface. RingDriver works over a Ring, SyscallDriver with con
 where there is no io_uring. Either keeps any number of connects under way at once:
 
     driver.start(job)           do the job's first action
-    driver.step(wait_nr)        wait for something to happen, do what follows from it
+    driver.step(wait_nr)        wait for something to happen, do what follows from it; `timeout`:
+                                seconds at most
     driver.finished             jobs whose machine is done, for the caller to take
 
 Read machine.py first: it decides, this file acts. Read next: client.py, which makes the jobs.
@@ -20,7 +21,7 @@ import time
 from errno import (
     EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, ECANCELED, EINPROGRESS, EINTR, EINVAL, ETIME,
 )
-from select import POLLERR, POLLHUP, POLLOUT, POLLRDHUP
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
 
 from . import machine as m
@@ -124,6 +125,9 @@ class _Driver:
         m.SLEEP: "_sleep", m.LOOK: "_look", m.CHECK: "_check", m.INSPECT: "_inspect",
         m.FETCH: "_fetch", m.SCRUB: "_scrub",
     }
+
+    #: An fd that ends a step() when it is readable, for whom other threads are to wake; or None.
+    bell: int | None = None
 
     def __init__(self) -> None:
         self.finished: list[Job] = []
@@ -266,6 +270,7 @@ def _tcp_info(sock):
     return _TCP_INFO.unpack(info)
 
 
+BELL = 0           # user_data of the poll for the bell; the jobs' requests begin at 1
 _LATER = None, 0            # what a method answers when the event comes from step()
 
 
@@ -285,9 +290,13 @@ class RingDriver(_Driver):
         self._requests: dict[int, Job] = {}     # user_data -> whose it is
         self._serial = 0
         self._attempts: dict[int, Job] = {}     # of these, the attempts that are not yet submitted
+        self._bell_is_watched = False
 
-    def step(self, wait_nr: int = 1) -> None:
+    def step(self, wait_nr: int = 1, timeout: float | None = None) -> None:
         """Submit what was prepared, wait for CQEs, and go on with the jobs that are answered."""
+        if self.bell is not None and not self._bell_is_watched:
+            self.ring.prep_poll_add(self.bell, POLLIN, user_data=BELL)
+            self._bell_is_watched = True
         if self._attempts:
             # An attempt must not wait. The kernel tries each connect as it takes it in; what has
             # not been answered by the end of the submission would wait, and is taken back.
@@ -301,12 +310,20 @@ class RingDriver(_Driver):
                     if job.machine.state == m.TRYING:
                         job.begin()     # before, it may have waited for others to be prepared
         else:
-            self.ring.submit_and_wait(wait_nr)
+            # With 0 all the same for one, but for no time: the kernel then goes on with a chain.
+            self.ring.submit_and_wait(wait_nr or 1, timeout if wait_nr else 0.0)
             self._reap()
+
+    def _completions(self):
+        """The CQEs of the jobs' requests that are ready."""
+        return self.ring.reap()
 
     def _reap(self):
         requests, missed = self._requests, []
-        for user_data, res, _ in self.ring.reap():
+        for user_data, res, _ in self._completions():
+            if user_data == BELL:
+                self._bell_is_watched = False
+                continue
             job = requests.pop(user_data)
             if user_data == job.target:
                 job.result = res
@@ -458,18 +475,25 @@ class SyscallDriver(_Driver):
         self._waiting: dict[int, Job] = {}              # fd -> job
         self._sleeping: list[tuple[float, Job]] = []    # when to wake, job
 
-    def step(self, wait_nr: int = 1) -> None:
+    def step(self, wait_nr: int = 1, timeout: float | None = None) -> None:
         """Wait until a socket is ready or a time is up, and go on with what that concerns.
 
         wait_nr   0: do not wait
+        timeout   seconds at most
         """
         now = time.monotonic()
         limits = (job.limit() for job in self._waiting.values())
         ends = [wake for wake, _ in self._sleeping] + [end for end in limits if end is not None]
+        if timeout is not None:
+            ends.append(now + timeout)
         # Rounded up to the millisecond that poll(2) counts in: waking early would spin.
         wait_ms = -int((now - min(ends)) * 1000 // 1) if ends else _LONGEST_POLL_MS
         wait_ms = max(0, min(wait_ms, _LONGEST_POLL_MS)) if wait_nr else 0
+        if self.bell is not None:
+            self._poll.register(self.bell, POLLIN)
         for fd, mask in self._poll.poll(wait_ms):
+            if fd == self.bell:
+                continue
             job = self._no_longer_waits(fd)
             self._go_on(job, _woken(job, mask))
         now = time.monotonic()

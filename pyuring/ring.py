@@ -70,9 +70,11 @@ class CQE(namedtuple("CQE", "user_data res flags")):
 
 # Names bound once: these run for every request. tuple.__new__ is what CQE._make() calls.
 _pack_sqe, _unpack_cqe, _new = abi.SQE.pack_into, abi.CQE.unpack_from, tuple.__new__
+_unpack_cqes = abi.CQE.iter_unpack
 
 MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
 MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
+MAX_FILES = 1 << 20         # IORING_MAX_FIXED_FILES in io_uring/rsrc.c
 
 # The default mode, and what is asked for where the kernel refuses it with EINVAL. With
 # DEFER_TASKRUN (6.1) the kernel touches both rings only inside our own io_uring_enter: no memory
@@ -456,10 +458,15 @@ class Ring(Prep):
                  for counter in range(head, head + count)]
         # ownership   The slots are the kernel's again from this store on: copied first.
         cq[self._cq_head] = (head + count) & U32
+        self._account(taken)
+        return taken
+
+    def _account(self, taken):
+        """Let go of what the requests that these CQEs answer had pinned."""
         inflight, silent = self._inflight, self._silent
         # A CQE whose user_data a request without CQE has too may tell of that one's failure.
         for user_data, _, flags in (taken if not silent else
-                                    [cqe for cqe in taken if cqe.user_data not in silent]):
+                                    [cqe for cqe in taken if cqe[0] not in silent]):
             # A request's last CQE is the one without MORE (multishot and zero-copy set it).
             if not flags & IORING_CQE_F_MORE:
                 left = inflight.get(user_data, 1) - 1
@@ -468,6 +475,32 @@ class Ring(Prep):
                 else:
                     self._keepers.pop(user_data, None)
                     inflight.pop(user_data, None)
+
+    # -- in bulk, for many.py: packed SQEs in, plain tuples out, and no record kept -----------------
+    def _push(self, sqes):
+        """Copy packed SQEs into the queue, which has room for them. What they point to, and that they
+        are answered before close(), is the caller's to see to."""
+        first, size = (self._sqe_tail & self._sq_mask) * 64, len(sqes)
+        end = first + size
+        if end <= len(self._sqes):
+            self._sqes[first:end] = sqes
+        else:                               # round the corner
+            split = len(self._sqes) - first
+            self._sqes[first:], self._sqes[:size - split] = sqes[:split], sqes[split:]
+        self._sqe_tail = (self._sqe_tail + size // 64) & U32
+
+    def _take_raw(self):
+        """All CQEs that are ready as (user_data, res, flags), for the caller to _account() for."""
+        cq, at, mask = self._cq, self._cqes_at, self._cq_mask
+        head = cq[self._cq_head]
+        count = (cq[self._cq_tail] - head) & U32
+        if not self._defer:
+            syscalls.fence()                # as in _take()
+        first, size = head & mask, mask + 1
+        taken = list(_unpack_cqes(self._cqes[at + first * 16:at + min(first + count, size) * 16]))
+        if first + count > size:
+            taken += _unpack_cqes(self._cqes[at:at + (first + count - size) * 16])
+        cq[self._cq_head] = (head + count) & U32
         return taken
 
     def peek_cqe(self) -> CQE | None:
@@ -513,6 +546,19 @@ class Ring(Prep):
         _, count, _ = abi.PROBE.unpack_from(data)
         rows = abi.PROBE_OP.iter_unpack(memoryview(data)[abi.PROBE.size:][:count * 8])
         return frozenset(op for op, _, flags, _ in rows if flags & abi.IO_URING_OP_SUPPORTED)
+
+    def register_files_sparse(self, nr_files: int) -> None:
+        """Make a table of `nr_files` empty slots for direct descriptors (IOSQE_FIXED_FILE, file_index).
+
+        OSError: EINVAL before Linux 5.19; EMFILE beyond RLIMIT_NOFILE; EBUSY where there is a table.
+        io_uring_register_files_sparse(3).
+        """
+        if not isinstance(nr_files, int):
+            raise TypeError(f"nr_files {nr_files!r} is not an int: give how many slots")
+        if not 1 <= nr_files <= MAX_FILES:
+            raise ValueError(f"nr_files {nr_files} is outside 1..{MAX_FILES}, the kernel's limit")
+        table = bytearray(abi.RSRC_REGISTER.pack(nr_files, abi.IORING_RSRC_REGISTER_SPARSE, 0, 0, 0))
+        self._register(abi.IORING_REGISTER_FILES2, syscalls.pin(table), len(table))
 
     def register_eventfd(self, fd) -> None:
         """Signal an eventfd(2) with each completion. Linux 5.2. io_uring_register_eventfd(3).
@@ -602,8 +648,7 @@ class Ring(Prep):
         return {*self._inflight, *self._silent, *self._keepers}
 
     def _cancel_in_flight(self):
-        # The tail goes back to the head: what was not submitted is dropped, never sent.
-        self._sqe_tail = self._sq[self._sq_tail] = self._sq[self._sq_head]
+        self._drop_unsubmitted()
         marker = U64
         owed = self._owed()
         while marker in owed:
@@ -630,6 +675,10 @@ class Ring(Prep):
         self._keepers.clear()
         self._chain_keepers.clear()
         self._unanswered.clear()
+
+    def _drop_unsubmitted(self):
+        # The tail goes back to the head: what was not submitted is never sent.
+        self._sqe_tail = self._sq[self._sq_tail] = self._sq[self._sq_head]
 
     def _cancel_and_wait(self, user_data, marker, deadline):
         """The kernel's answer to a cancel; None when it did not come in time."""

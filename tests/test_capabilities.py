@@ -19,7 +19,7 @@ import pytest
 
 import seccomp
 from conftest import WHY_NO_RING
-from pyuring import abi, capabilities, client, eras, errors, examine, host, probe, syscalls
+from pyuring import abi, capabilities, client, eras, errors, examine, host, many, probe, syscalls
 from pyuring.ring import Ring
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -301,7 +301,7 @@ def test_connect_goes_on_without_it(machine, listener):
         assert sock.getpeername() == listener.getsockname()
     with client.create_connection(listener.getsockname(), 5) as sock:
         assert sock.getpeername() == listener.getsockname()
-    outcome, = client.connect_many([listener.getsockname()], timeout=5)
+    outcome, = many.connect_many([listener.getsockname()], timeout=5)
     assert outcome.ok
 
 
@@ -314,7 +314,7 @@ def test_a_strategy_that_was_asked_for_says_why_not(machine, listener, explicit)
         assert (caught.value.errno, caught.value.cause) == (code, cause)
         assert reason in str(caught.value) and remedy in str(caught.value)
     with pytest.raises(errors.RingUnavailable) as caught:
-        list(client.connect_many([listener.getsockname()], strategy=explicit))
+        list(many.connect_many([listener.getsockname()], strategy=explicit))
     assert caught.value.cause == cause
 
 

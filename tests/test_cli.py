@@ -750,7 +750,7 @@ def test_ctrl_c_leaves_no_progress_line_behind(main, target, monkeypatch):
         yield pyuring.Outcome(("127.0.0.1", 1), None, 0.1, None)
         raise KeyboardInterrupt
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr("pyuring.client.connect_many", interrupted)
+    monkeypatch.setattr("pyuring.many.connect_many", interrupted)
     code, _, _ = main("connect", target)
     assert code == 130
     assert "1 done, 1 ok" in sys.stderr.getvalue() and shown(sys.stderr.getvalue()) == ""

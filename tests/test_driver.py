@@ -158,7 +158,7 @@ class ScriptedRing:
             self.cqes += [(self.latest[answers], res) for answers, res in cqes]
         self.prepared.clear()
 
-    def submit_and_wait(self, wait_nr):
+    def submit_and_wait(self, wait_nr, timeout=None):
         self.submit_and_get_events()
         assert len(self.cqes) >= wait_nr, "it would wait for ever"
 
@@ -340,7 +340,7 @@ class EraRing:
         for request in queue:
             request()
 
-    def submit_and_wait(self, wait_nr):
+    def submit_and_wait(self, wait_nr, timeout=None):
         self.submit_and_get_events()
         for user_data, (sock, mask) in list(self.polls.items()):
             seconds, timeout_user_data = self.limit.pop(user_data, (PATIENCE, None))

@@ -1,0 +1,574 @@
+"""many.py - connect_many(): thousands of connects at a time, and their outcomes as they come.
+
+Three ways to have one connect under way, and all of them may be under way at once:
+
+  chain   where nobody keeps the socket and the kernel has direct descriptors (5.19): four or five
+          requests that the kernel does one after the other by itself. No Python object is made,
+          no descriptor taken, and hundreds of chains go in with one system call
+  job     a socket and a ConnectMachine, over the ring
+  job     the same over plain system calls, where there is no io_uring
+
+Some facts about chains
+-----------------------
+    SOCKET        into slot i of the ring's file table
+    CONNECT       the file in slot i
+    LINK_TIMEOUT  for the CONNECT, where there is a timeout
+    SEND          nothing at all, on kernels where CONNECT may say 0 too early (E23)
+    CLOSE         slot i
+
+All but the last are hard-linked: each begins when the one before has ended, well or badly, so CLOSE
+always runs. All but the last say nothing if all goes well (IOSQE_CQE_SKIP_SUCCESS, 5.17), so a
+connect that succeeds is one completion, and one that is refused two. The completion of CLOSE is the
+end of its chain, and frees the slot.
+
+What the opcode gets wrong (machine.py) a chain can't put right, as its socket is gone by then. With
+a fresh socket that leaves two things: E10, where ECONNRESET hides another error, and E23, where 0 is
+none. Such an address is tried again, by a job.
+
+Read client.py first; read next: cli.py.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+from _thread import allocate_lock
+from collections import deque, namedtuple
+from errno import EADDRNOTAVAIL, ECANCELED, ECONNRESET
+from socket import AF_INET, AF_INET6, SOCK_STREAM
+
+from . import abi, client, errors, sockaddr, syscalls
+from .abi import (
+    IORING_ASYNC_CANCEL_ALL, IORING_ASYNC_CANCEL_ANY, IORING_FEAT_CQE_SKIP, IORING_OP_CLOSE,
+    IORING_OP_CONNECT, IORING_OP_LINK_TIMEOUT, IORING_OP_SEND, IORING_OP_SOCKET,
+    IORING_SQ_CQ_OVERFLOW, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_HARDLINK,
+)
+from .capabilities import probe
+from .driver import BELL, Job, RingDriver, SyscallDriver
+from .prep import check_timeout, timespec
+from .sockaddr import SockAddr
+
+TYPE_CHECKING = False       # typing is not imported at run time: it would double the import's cost
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class Outcome(namedtuple("Outcome", "address error elapsed sock")):
+    """What came of one address of connect_many().
+
+    address   as it was given
+    error     None, or the OSError that connect() would have raised
+    elapsed   seconds from when the address was taken
+    sock      the connected socket, yours to close; None after an error, and without keep=True
+    """
+
+    __slots__ = ()
+    address: object
+    error: OSError | None
+    elapsed: float
+    sock: socket.socket | None
+
+    @property
+    def ok(self) -> bool:
+        """True when it connected."""
+        return self.error is None
+
+
+_new = tuple.__new__        # an Outcome of its four values, in half the time
+
+
+# -- chains -----------------------------------------------------------------------------------------
+SOCKET, CONNECT, TIMEOUT, CHECK, CLOSE = range(5)   # a chain's user_data is slot * 8 + one of these
+_JOBS_FROM = 1 << 32            # the jobs' user_data begin here
+_SQE_SIZE = abi.SQE.size
+_QUIET = IOSQE_IO_HARDLINK | IOSQE_CQE_SKIP_SUCCESS
+_NAME_SIZE = 28                 # room for either
+_INET, _INET6 = int(AF_INET), int(AF_INET6)
+_NAME_SIZES = {_INET: 16, _INET6: 28}       # struct sockaddr_in, sockaddr_in6
+_CLOSE_PATIENCE = 2.0           # seconds that close() waits for what it cancelled
+
+
+class _Chains(RingDriver):
+    """A RingDriver that has chains under way as well as jobs.
+
+    begin()   start one
+    busy      how many are under way
+    ended     for the caller to take: (task, position, res) where `position` is None after success,
+              else whose request failed first, and `res` its negative errno
+    """
+
+    def __init__(self, ring, slots, timeout, check):
+        super().__init__(ring)
+        self._serial = _JOBS_FROM
+        self.slots = slots
+        self.busy = 0
+        self.ended: list = []
+        self._timespec = None if timeout is None else abi.TIMESPEC.pack(*timespec(timeout))
+        self._check = check
+        self._free: list[int] = []              # slots that were used before
+        self._unused = iter(range(slots))
+        self._tasks: list = [None] * slots
+        self._failures: list = [None] * slots   # (position, res) of the first that failed
+        self._sqes: dict[int, list] = {_INET: [None] * slots, _INET6: [None] * slots}
+        self._names = bytearray(slots * _NAME_SIZE)
+        self._names_at, _, self._names_pin = syscalls.writable(self._names)
+
+    def begin(self, task):
+        """Start a chain for this task; there are at most `slots` of them."""
+        family, raw = task[2]
+        slot = self._free.pop() if self._free else next(self._unused)
+        at = slot * _NAME_SIZE
+        self._names[at:at + len(raw)] = raw
+        # Packed once: what differs from connect to connect is the name alone.
+        sqes = self._sqes[family][slot]
+        if sqes is None:
+            sqes = self._sqes[family][slot] = self._pack(slot, family, len(raw))
+        ring = self.ring
+        if ring.sq_space_left * _SQE_SIZE < len(sqes):
+            ring.submit()
+        self._tasks[slot] = task
+        self.busy += 1
+        ring._push(sqes)
+
+    def _pack(self, slot, family, size):
+        def sqe(position, opcode, flags, fd, *, off=0, addr=0, len=0, op_flags=0, file_index=0):
+            return abi.SQE.pack(opcode, flags, 0, fd, off, addr, len, op_flags, slot << 3 | position,
+                                0, 0, file_index, 0, 0)
+        in_slot = _QUIET | IOSQE_FIXED_FILE
+        rows = [sqe(SOCKET, IORING_OP_SOCKET, _QUIET, family, off=SOCK_STREAM, file_index=slot + 1),
+                sqe(CONNECT, IORING_OP_CONNECT, in_slot, slot, off=size,
+                    addr=self._names_at + slot * _NAME_SIZE)]
+        if self._timespec is not None:
+            rows.append(sqe(TIMEOUT, IORING_OP_LINK_TIMEOUT, _QUIET, -1,
+                            addr=syscalls.address_of(self._timespec), len=1))
+        if self._check:
+            rows.append(sqe(CHECK, IORING_OP_SEND, in_slot, slot,
+                            op_flags=socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL))
+        rows.append(sqe(CLOSE, IORING_OP_CLOSE, 0, 0, file_index=slot + 1))
+        return b"".join(rows)
+
+    def _completions(self):
+        ring = self.ring
+        taken = ring._take_raw()
+        while ring._sq[ring._sq_flags] & IORING_SQ_CQ_OVERFLOW:
+            ring.submit_and_get_events()
+            taken += ring._take_raw()
+        failures, tasks, of_jobs = self._failures, self._tasks, []
+        for cqe in taken:
+            user_data, res, _ = cqe
+            if user_data >= _JOBS_FROM or user_data == BELL:
+                of_jobs.append(cqe)
+                continue
+            slot, position = user_data >> 3, user_data & 7
+            if position == CLOSE:
+                failed = failures[slot]
+                if failed is None:
+                    self.ended.append((tasks[slot], None, 0))
+                else:
+                    self.ended.append((tasks[slot], *failed))
+                    failures[slot] = None
+                tasks[slot] = None
+                self._free.append(slot)
+                self.busy -= 1
+            elif position != TIMEOUT and failures[slot] is None:
+                failures[slot] = position, res
+        if of_jobs:
+            ring._account(of_jobs)
+        return of_jobs
+
+    def close(self):
+        """Cancel the chains that are under way, and wait until their sockets are closed."""
+        ring, deadline = self.ring, time.monotonic() + _CLOSE_PATIENCE
+        ring._drop_unsubmitted()
+        while self.busy and time.monotonic() < deadline:
+            self._serial = marker = self._serial + 1
+            ring.prep_cancel(0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL, user_data=marker)
+            found = []
+            while not found and time.monotonic() < deadline:
+                ring.submit_and_wait(1, max(0.0, deadline - time.monotonic()))
+                found = [res for user_data, res, _ in self._completions() if user_data == marker]
+            if found == [-errno.EALREADY]:
+                time.sleep(0.001)           # a worker thread is still at it
+            before = self.busy
+            ring.submit_and_wait(1, 0.0)    # what follows a cancelled CONNECT in its chain
+            self._completions()
+            if found and found[0] <= 0 and self.busy == before:
+                break                       # the others were never submitted
+
+
+# -- names ------------------------------------------------------------------------------------------
+_RESOLVERS = 16             # threads that may wait for the resolver at the same time
+
+
+class _Names:
+    """Looks names up in threads of its own, and rings a bell: a pipe that becomes readable.
+
+    ask()      an address with a name in it
+    answers()  [(address, began, family and raw, or None, error), ...] since the last call
+    waiting    how many were asked for and not yet taken
+    """
+
+    def __init__(self):
+        self.bell, self._rope = os.pipe()
+        os.set_blocking(self.bell, False)
+        os.set_blocking(self._rope, False)
+        self.waiting = 0
+        self._threads = 0
+        self._asked: deque = deque()
+        self._answered: deque = deque()
+        self._lock = allocate_lock()        # for _threads, and the rope's end
+
+    def ask(self, address, began):
+        """Have it looked up."""
+        from _thread import start_new_thread
+        self.waiting += 1
+        self._asked.append((address, began))
+        with self._lock:
+            start = self._threads < min(_RESOLVERS, self.waiting)
+            self._threads += start
+        if start:
+            try:
+                start_new_thread(self._work, ())
+            except RuntimeError:            # no thread can be had
+                with self._lock:
+                    self._threads -= 1
+                    alone = not self._threads
+                if alone:
+                    self._look_up(*self._asked.pop())
+
+    def _work(self):
+        while True:
+            with self._lock:
+                if self._rope < 0 or not self._asked:
+                    self._threads -= 1
+                    return
+                task = self._asked.popleft()
+            self._look_up(*task)
+
+    def _look_up(self, address, began):
+        try:
+            family, _, _, _, target = socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)[0]
+            found, error = (int(family), sockaddr.pack(family, target)), None
+        except (OSError, ValueError) as why:
+            found, error = None, why
+        self._answered.append((address, began, found, error))
+        with self._lock:
+            if self._rope >= 0:
+                try:
+                    os.write(self._rope, b"!")
+                except BlockingIOError:     # it rings anyhow
+                    pass
+
+    def answers(self):
+        """Take what has been answered."""
+        try:
+            os.read(self.bell, 4096)
+        except BlockingIOError:
+            pass
+        while self._answered:
+            self.waiting -= 1
+            yield self._answered.popleft()
+
+    def close(self):
+        """Whoever still waits for the resolver finds nobody to tell."""
+        with self._lock:
+            rope, self._rope = self._rope, -1
+        os.close(rope)
+        os.close(self.bell)
+
+
+# -- connect_many -----------------------------------------------------------------------------------
+_SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
+                    # handed over together
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Where no port is free, one may be in a moment: loopback's TIME_WAIT is over for a new connect after
+# a second (tcp_tw_reuse in ip-sysctl.rst).
+_PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
+_VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
+
+
+def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
+                 concurrency: int = 256, keep: bool = False,
+                 strategy: str | None = None) -> Outcomes:
+    """Connect to each address, up to `concurrency` of them at a time -> Outcomes as they come.
+
+    addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
+                 paths and names, SockAddr. Names are looked up in threads, meanwhile the others go
+                 on; the first address that one has is tried
+    timeout      seconds for each, without the look-up; None for no limit
+    keep         True: outcomes carry the connected socket, yours to close. False: closed at once,
+                 and where the kernel has direct descriptors (5.19), never a Python object
+    strategy     as for connect()
+
+    Each address gives exactly one Outcome; one that could not be meant (port 99999) raises ValueError
+    or TypeError instead, and ends the iteration. Where descriptors, ports or memory run short, it
+    goes on with fewer at a time and tries again what could not be had: see Outcomes.held_back.
+    Closing the iterator, and Ctrl-C, cancel what is under way.
+    """
+    check_timeout(timeout)
+    client._check_strategy(strategy)
+    if isinstance(addresses, (str, bytes)):
+        raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
+    return Outcomes(iter(addresses), timeout, concurrency, keep, strategy)
+
+
+class Outcomes:
+    """The iterator that connect_many() makes.
+
+    held_back   {errno: how many times a connect had to wait, as there was no port (EADDRNOTAVAIL),
+                no descriptor (EMFILE, ENFILE) or no memory (ENOMEM, ENOBUFS)}
+    """
+
+    def __init__(self, addresses, timeout, concurrency, keep, strategy):
+        self.held_back: dict[int, int] = {}
+        self._generator = _Many(addresses, timeout, concurrency, keep, strategy, self.held_back).run()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return self._generator
+
+    def __next__(self) -> Outcome:
+        return next(self._generator)
+
+    def close(self) -> None:
+        """Cancel what is under way, and close all sockets."""
+        self._generator.close()
+
+
+class _Many:
+    """One connect_many() under way. What it knows of a connect is a task: (address, when it was begun,
+    (family, packed sockaddr), how often it was tried)."""
+
+    def __init__(self, addresses, timeout, concurrency, keep, strategy, held_back):
+        self._addresses = addresses
+        self._timeout = timeout
+        self._limit = concurrency
+        self._keep = keep
+        self._strategy = strategy
+        self._held_back = held_back
+        self._held: deque = deque()         # (not before, task)
+        self._jobs: set[Job] = set()        # whose context is the task
+        self._names: _Names | None = None
+        self._more = True
+        self._chains: _Chains | None = None
+        self._doubts_reset = False          # E10: a chain's ECONNRESET may be another error
+        self._vain = 0                      # addresses for which no port was to be had in the end
+        self._ready: list[Outcome] = []
+
+    def run(self):
+        """The generator behind Outcomes."""
+        ring = None
+        self._driver = SyscallDriver()
+        try:
+            if self._strategy != "syscall":
+                try:
+                    ring = client._make_ring(max(8, min(4 * self._limit, 4096)))
+                    self._driver = self._over(ring)
+                except errors.RingUnavailable:
+                    if self._strategy is not None:
+                        raise
+                    self._strategy = "syscall"
+            while self._more or self._held or self._under_way():
+                self._fill()
+                if not self._ready:
+                    self._wait()
+                while self._ready:
+                    ready, self._ready = self._ready, []
+                    yield from ready
+        finally:
+            self._close(ring)
+
+    def _over(self, ring):
+        """The driver for this ring: with chains, where the kernel can and nobody keeps the sockets."""
+        if self._keep or not ring.features & IORING_FEAT_CQE_SKIP:
+            return RingDriver(ring)
+        slots = self._limit
+        while slots:
+            try:
+                ring.register_files_sparse(slots)
+                break
+            except OSError as error:
+                slots = slots // 2 if error.errno in _NO_ROOM else 0
+        if not slots:                       # before 5.19
+            return RingDriver(ring)
+        met = None if self._strategy == "native" else probe().connect
+        if self._strategy == "native":
+            met = ()
+        self._doubts_reset = met is None or "E10" in met
+        self._limit = slots
+        self._chains = _Chains(ring, slots, self._timeout, met is None or "E23" in met)
+        return self._chains
+
+    def _close(self, ring):
+        try:
+            if self._chains is not None:
+                self._chains.close()
+        finally:
+            try:
+                if ring is not None:
+                    ring.close()
+            finally:
+                for job in self._jobs:
+                    job.sock.close()
+                if self._names is not None:
+                    self._names.close()
+
+    def _under_way(self):
+        return (len(self._jobs) + (self._chains.busy if self._chains else 0)
+                + (self._names.waiting if self._names else 0))
+
+    # -- beginning -------------------------------------------------------------------------------
+    def _fill(self):
+        """Begin as many as may be under way, unless an outcome is there first."""
+        driver, addresses, limit = self._driver, self._addresses, self._limit
+        while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
+            self._start(*self._held.popleft()[1])
+        asked = time.monotonic()
+        while self._more and not self._held and not self._ready and not driver.finished \
+                and self._under_way() < limit:
+            try:
+                address = next(addresses)
+            except StopIteration:
+                self._more = False
+                break
+            began = time.monotonic()
+            found = _locate(address)
+            if found is not None:
+                self._start(address, began, found, 0)
+            else:
+                self._ask(address, began)
+            if began - asked > _SLOW:
+                self._step(0)
+            asked = began
+
+    def _ask(self, address, began):
+        if self._names is None:
+            self._names = _Names()
+            self._driver.bell = self._names.bell
+        self._names.ask(address, began)
+
+    def _start(self, address, began, found, tries, chain=True):
+        family, raw = found
+        chains = self._chains
+        if chains and chain and len(raw) == _NAME_SIZES.get(family):
+            sys.audit("socket.connect", None, address)
+            chains.begin((address, began, found, tries))
+            return
+        timeout = self._timeout
+        if timeout is not None and not chain:           # a part of it is over
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+        task = address, began, found, tries
+        try:
+            sock = socket.socket(family, SOCK_STREAM)
+        except OSError as error:
+            if error.errno in _NO_ROOM and self._under_way():
+                self._hold(task, error.errno, 0)
+            else:
+                self._ready.append(Outcome(address, error, time.monotonic() - began, None))
+            return
+        try:
+            sock.settimeout(0.0 if self._strategy == "syscall" else None)
+            sys.audit("socket.connect", sock, address)
+            job = Job(sock, SockAddr(raw), client._start_event(sock, self._strategy, True), timeout,
+                      context=task)
+            self._jobs.add(job)
+        except BaseException:
+            sock.close()
+            raise
+        self._driver.start(job)
+
+    def _hold(self, task, code, pause):
+        self._held_back[code] = self._held_back.get(code, 0) + 1
+        self._held.append((time.monotonic() + pause, task))
+
+    # -- ending ----------------------------------------------------------------------------------
+    def _wait(self):
+        """Until something has ended, or what was held back may be tried again."""
+        pause = self._held[0][0] - time.monotonic() if self._held else None
+        if self._under_way():
+            self._step(1, None if pause is None else max(0.0, pause))
+        elif pause is not None:
+            time.sleep(max(0.0, pause))
+
+    def _step(self, wait_nr, timeout=None):
+        driver, chains = self._driver, self._chains
+        if not driver.finished and not (chains and chains.ended):
+            driver.step(wait_nr, timeout)
+        now = time.monotonic()
+        while driver.finished:
+            job = driver.finished.pop()
+            self._jobs.remove(job)
+            if not self._no_port(job.context, job.machine.error):
+                self._ready.append(self._outcome(job, now))
+            else:
+                job.sock.close()
+        if chains and chains.ended:
+            ended, chains.ended = chains.ended, []
+            for task, position, res in ended:
+                if position is None:
+                    if task[3]:
+                        self._vain = 0
+                    self._ready.append(_new(Outcome, (task[0], None, now - task[1], None)))
+                else:
+                    self._failed(task, position, -res, now)
+        if self._names:
+            for address, began, found, error in self._names.answers():
+                if error is None:
+                    self._start(address, time.monotonic(), found, 0)
+                elif isinstance(error, OSError):
+                    self._ready.append(Outcome(address, error, now - began, None))
+                else:
+                    raise error
+
+    def _failed(self, task, position, code, now):
+        """A chain did not connect."""
+        address, began, found, tries = task
+        if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
+            return self._start(*task, chain=False)      # E23, E10
+        if position == SOCKET and code in _NO_ROOM and self._under_way():
+            return self._hold(task, code, 0)
+        if position == CONNECT and self._no_port(task, code):
+            return None
+        if code == ECANCELED and self._timeout is not None:
+            error = errors.timed_out(f"connect to {sockaddr.format_address(address)}", self._timeout)
+        else:
+            error = errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
+        return self._ready.append(_new(Outcome, (address, error, now - began, None)))
+
+    def _no_port(self, task, code):
+        """Whether this error is that there is no free port, and worth another try."""
+        address, began, found, tries = task
+        if code != EADDRNOTAVAIL or self._vain >= _VAIN_LIMIT:
+            return False
+        if tries == len(_PAUSES):
+            self._vain += 1
+            return False
+        self._hold((address, began, found, tries + 1), code, _PAUSES[tries])
+        return True
+
+    def _outcome(self, job, now):
+        address, began, _, tries = job.context
+        error, sock = client._error_of(job, address, self._timeout), job.sock
+        if error is None and tries:
+            self._vain = 0
+        if self._keep and error is None:
+            sock.settimeout(socket.getdefaulttimeout())
+        else:
+            sock.close()
+            sock = None
+        return Outcome(address, error, now - began, sock)
+
+
+def _locate(address):
+    """(family, packed sockaddr), or None where a name has to be looked up."""
+    family = sockaddr.guess_family(address)
+    if family in (_INET, _INET6) and not isinstance(address, SockAddr):
+        try:
+            return family, sockaddr.pack(family, address, resolve=False)
+        except ValueError:
+            sockaddr.check_port(address[1])
+            return None
+    return family, sockaddr.pack(family, address)
