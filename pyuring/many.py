@@ -30,6 +30,7 @@ Read client.py first; read next: cli.py.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import sys
@@ -37,6 +38,7 @@ import time
 from _thread import allocate_lock
 from collections import deque, namedtuple
 from errno import EADDRNOTAVAIL, ECANCELED, ECONNRESET
+from heapq import heappop, heappush
 from socket import AF_INET, AF_INET6, SOCK_STREAM
 
 from . import abi, client, errors, sockaddr, syscalls
@@ -117,7 +119,7 @@ class _Chains(RingDriver):
 
     def begin(self, task):
         """Start a chain for this task; there are at most `slots` of them."""
-        family, raw = task[2]
+        family, raw, _ = task[2]
         slot = self._free.pop() if self._free else next(self._unused)
         at = slot * _NAME_SIZE
         self._names[at:at + len(raw)] = raw
@@ -206,7 +208,7 @@ class _Names:
     """Looks names up in threads of its own, and rings a bell: a pipe that becomes readable.
 
     ask()      an address with a name in it
-    answers()  [(address, began, family and raw, or None, error), ...] since the last call
+    answers()  (address, began, what _locate() returns of others, error) since the last call
     waiting    how many were asked for and not yet taken
     """
 
@@ -249,10 +251,11 @@ class _Names:
 
     def _look_up(self, address, began):
         try:
-            family, _, _, _, target = socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)[0]
-            found, error = (int(family), sockaddr.pack(family, target)), None
+            found, error = None, None
+            for family, _, _, _, target in reversed(socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)):
+                found = int(family), sockaddr.pack(family, target), found
         except (OSError, ValueError) as why:
-            found, error = None, why
+            error = why
         self._answered.append((address, began, found, error))
         with self._lock:
             if self._rope >= 0:
@@ -282,6 +285,7 @@ class _Names:
 # -- connect_many -----------------------------------------------------------------------------------
 _SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
                     # handed over together
+_MOMENT = 0.01              # seconds, until there may be a descriptor or memory again
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Where no port is free, one may be in a moment: loopback's TIME_WAIT is over for a new connect after
 # a second (tcp_tw_reuse in ip-sysctl.rst).
@@ -296,8 +300,8 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
 
     addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
                  paths and names, SockAddr. Names are looked up in threads, meanwhile the others go
-                 on; the first address that one has is tried
-    timeout      seconds for each, without the look-up; None for no limit
+                 on; what one resolves to is tried in the resolver's order, one after the other
+    timeout      seconds for each try; None for no limit. The resolver has its own limits
     keep         True: outcomes carry the connected socket, yours to close. False: closed at once,
                  and where the kernel has direct descriptors (5.19), never a Python object
     strategy     as for connect()
@@ -319,7 +323,7 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
 class Outcomes:
     """The iterator that connect_many() makes.
 
-    held_back   {errno: how many times a connect had to wait, as there was no port (EADDRNOTAVAIL),
+    held_back   {errno: how many times connects had to wait, as there was no port (EADDRNOTAVAIL),
                 no descriptor (EMFILE, ENFILE) or no memory (ENOMEM, ENOBUFS)}
     """
 
@@ -340,7 +344,7 @@ class Outcomes:
 
 class _Many:
     """One connect_many() under way. What it knows of a connect is a task: (address, when it was begun,
-    (family, packed sockaddr), how often it was tried)."""
+    what _locate() returned, how often no port was free)."""
 
     def __init__(self, addresses, timeout, concurrency, keep, strategy, held_back):
         self._addresses = addresses
@@ -349,7 +353,8 @@ class _Many:
         self._keep = keep
         self._strategy = strategy
         self._held_back = held_back
-        self._held: deque = deque()         # (not before, task)
+        self._held: list = []               # a heap of (not before, its number, task)
+        self._numbers = itertools.count()
         self._jobs: set[Job] = set()        # whose context is the task
         self._names: _Names | None = None
         self._more = True
@@ -390,9 +395,12 @@ class _Many:
             try:
                 ring.register_files_sparse(slots)
                 break
-            except OSError as error:
-                slots = slots // 2 if error.errno in _NO_ROOM else 0
-        if not slots:                       # before 5.19
+            except OSError as error:        # EMFILE: RLIMIT_NOFILE is a limit for them too
+                if error.errno not in _NO_ROOM:
+                    return RingDriver(ring)                 # before 5.19
+                self._held_back[error.errno] = 1
+                slots //= 2
+        if not slots:
             return RingDriver(ring)
         met = None if self._strategy == "native" else probe().connect
         if self._strategy == "native":
@@ -425,7 +433,7 @@ class _Many:
         """Begin as many as may be under way, unless an outcome is there first."""
         driver, addresses, limit = self._driver, self._addresses, self._limit
         while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
-            self._start(*self._held.popleft()[1])
+            self._start(*heappop(self._held)[2])
         asked = time.monotonic()
         while self._more and not self._held and not self._ready and not driver.finished \
                 and self._under_way() < limit:
@@ -451,29 +459,26 @@ class _Many:
         self._names.ask(address, began)
 
     def _start(self, address, began, found, tries, chain=True):
-        family, raw = found
+        family, raw, _ = found
         chains = self._chains
         if chains and chain and len(raw) == _NAME_SIZES.get(family):
             sys.audit("socket.connect", None, address)
             chains.begin((address, began, found, tries))
             return
-        timeout = self._timeout
-        if timeout is not None and not chain:           # a part of it is over
-            timeout = max(0.0, timeout - (time.monotonic() - began))
         task = address, began, found, tries
         try:
             sock = socket.socket(family, SOCK_STREAM)
         except OSError as error:
             if error.errno in _NO_ROOM and self._under_way():
-                self._hold(task, error.errno, 0)
+                self._hold(task, error.errno, _MOMENT)
             else:
                 self._ready.append(Outcome(address, error, time.monotonic() - began, None))
             return
         try:
             sock.settimeout(0.0 if self._strategy == "syscall" else None)
             sys.audit("socket.connect", sock, address)
-            job = Job(sock, SockAddr(raw), client._start_event(sock, self._strategy, True), timeout,
-                      context=task)
+            job = Job(sock, SockAddr(raw), client._start_event(sock, self._strategy, True),
+                      self._timeout, context=task)
             self._jobs.add(job)
         except BaseException:
             sock.close()
@@ -482,7 +487,10 @@ class _Many:
 
     def _hold(self, task, code, pause):
         self._held_back[code] = self._held_back.get(code, 0) + 1
-        self._held.append((time.monotonic() + pause, task))
+        self._put_off(task, time.monotonic() + pause)
+
+    def _put_off(self, task, until):
+        heappush(self._held, (until, next(self._numbers), task))
 
     # -- ending ----------------------------------------------------------------------------------
     def _wait(self):
@@ -501,10 +509,13 @@ class _Many:
         while driver.finished:
             job = driver.finished.pop()
             self._jobs.remove(job)
-            if not self._no_port(job.context, job.machine.error):
+            if not job.machine.error and not job.machine.timed_out:
                 self._ready.append(self._outcome(job, now))
-            else:
-                job.sock.close()
+                continue
+            job.sock.close()
+            if not self._again(job.context, job.machine.error):
+                self._ready.append(Outcome(job.context[0], client._error_of(job, job.context[0], self._timeout),
+                                           now - job.context[1], None))
         if chains and chains.ended:
             ended, chains.ended = chains.ended, []
             for task, position, res in ended:
@@ -517,7 +528,7 @@ class _Many:
         if self._names:
             for address, began, found, error in self._names.answers():
                 if error is None:
-                    self._start(address, time.monotonic(), found, 0)
+                    self._start(address, began, found, 0)
                 elif isinstance(error, OSError):
                     self._ready.append(Outcome(address, error, now - began, None))
                 else:
@@ -529,8 +540,8 @@ class _Many:
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
         if position == SOCKET and code in _NO_ROOM and self._under_way():
-            return self._hold(task, code, 0)
-        if position == CONNECT and self._no_port(task, code):
+            return self._hold(task, code, _MOMENT)
+        if position == CONNECT and self._again(task, code):
             return None
         if code == ECANCELED and self._timeout is not None:
             error = errors.timed_out(f"connect to {sockaddr.format_address(address)}", self._timeout)
@@ -538,37 +549,37 @@ class _Many:
             error = errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
         return self._ready.append(_new(Outcome, (address, error, now - began, None)))
 
-    def _no_port(self, task, code):
-        """Whether this error is that there is no free port, and worth another try."""
+    def _again(self, task, code):
+        """Whether this error is not the outcome: no free port now, or a name's next address."""
         address, began, found, tries = task
-        if code != EADDRNOTAVAIL or self._vain >= _VAIN_LIMIT:
-            return False
-        if tries == len(_PAUSES):
+        if code == EADDRNOTAVAIL and self._vain < _VAIN_LIMIT:
+            if tries < len(_PAUSES):
+                self._hold((address, began, found, tries + 1), code, _PAUSES[tries])
+                return True
             self._vain += 1
-            return False
-        self._hold((address, began, found, tries + 1), code, _PAUSES[tries])
-        return True
+        if found[2]:
+            self._put_off((address, began, found[2], 0), 0.0)
+        return bool(found[2])
 
     def _outcome(self, job, now):
-        address, began, _, tries = job.context
-        error, sock = client._error_of(job, address, self._timeout), job.sock
-        if error is None and tries:
+        (address, began, _, tries), sock = job.context, job.sock
+        if tries:
             self._vain = 0
-        if self._keep and error is None:
+        if self._keep:
             sock.settimeout(socket.getdefaulttimeout())
         else:
             sock.close()
             sock = None
-        return Outcome(address, error, now - began, sock)
+        return Outcome(address, None, now - began, sock)
 
 
 def _locate(address):
-    """(family, packed sockaddr), or None where a name has to be looked up."""
+    """(family, packed sockaddr, what to try after it), or None where a name has to be looked up."""
     family = sockaddr.guess_family(address)
     if family in (_INET, _INET6) and not isinstance(address, SockAddr):
         try:
-            return family, sockaddr.pack(family, address, resolve=False)
+            return family, sockaddr.pack(family, address, resolve=False), None
         except ValueError:
             sockaddr.check_port(address[1])
             return None
-    return family, sockaddr.pack(family, address)
+    return family, sockaddr.pack(family, address), None
