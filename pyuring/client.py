@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from _thread import _local as ThreadLocal       # threading.local, without the rest of that module
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
@@ -216,19 +217,20 @@ def _error_of(job, address, timeout):
 
 def create_connection(address: tuple[str, int], timeout: float | None = None,
                       source_address: tuple[str, int] | None = None, *, all_errors: bool = False,
-                      happy_eyeballs_delay: float = 0.25,
+                      happy_eyeballs_delay: float | None = 0.25,
                       strategy: str | None = None) -> socket.socket:
     """A new TCP socket, connected to (host, port): socket.create_connection() over pyuring.
 
-    address          (host, port); the host may be a name, and what it resolves to is tried in the
-                     resolver's order, one after the other
+    address          (host, port); the host may be a name. All that it resolves to is tried, the
+                     families by turns, and the first to connect wins (RFC 8305, Happy Eyeballs)
     timeout          seconds for each try, and then the socket's own; None for
                      socket.getdefaulttimeout()
     source_address   (host, port) to bind to
     all_errors       True: where all tries fail, an ExceptionGroup of their errors (Python 3.11;
                      before, the last one). False: the last one
-    happy_eyeballs_delay   seconds between staggered tries; checked, and not used yet: the tries
-                     are not staggered in this version
+    happy_eyeballs_delay   seconds after which the next try begins, while those before it are still
+                     under way; after a failure it begins at once. 0 begins all of them together,
+                     None one only when the one before has failed
     strategy         as for connect()
 
     Errors: as connect(); socket.gaierror where the name does not resolve.
@@ -243,28 +245,10 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
     sockaddr.check_port(port)
     if source_address is not None:
         sockaddr.check_port(source_address[1])
-    failures: list[OSError] = []
-    for family, type_, proto, _, target in socket.getaddrinfo(name, port, 0, SOCK_STREAM):
-        sock = None
-        try:
-            sock = socket.socket(family, type_, proto)
-            limit = timeout
-            if timeout is not None:
-                sock.settimeout(timeout)
-            else:
-                limit = sock.gettimeout() or None
-            if source_address is not None:
-                sock.bind(source_address)
-            _connect_or_raise(sock, target, limit, strategy, fresh=True)
-            return sock
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            failures.append(error)
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
+    found = socket.getaddrinfo(name, port, 0, SOCK_STREAM)
+    sock, failures = _race(_interleave(found), timeout, source_address, happy_eyeballs_delay, strategy)
+    if sock is not None:
+        return sock
     if not failures:
         raise OSError(f"connect to {sockaddr.format_address(address)}: the name has no address")
     if all_errors and sys.version_info >= (3, 11):
@@ -274,3 +258,95 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
         raise failures[-1]
     finally:
         failures.clear()        # breaks the cycle error -> traceback -> frame -> failures
+
+
+def _interleave(found):
+    """getaddrinfo()'s answers with the families by turns, in the order in which they first come
+    (RFC 8305, section 4)."""
+    by_family: dict[int, list] = {}
+    for answer in found:
+        by_family.setdefault(answer[0], []).append(answer)
+    longest = max(map(len, by_family.values()), default=0)
+    return [answers[turn] for turn in range(longest) for answers in by_family.values()
+            if turn < len(answers)]
+
+
+def _race(found, timeout, source_address, delay, strategy):
+    """Begin a connect to each, and begin the next when `delay` is over or one has failed -> the first
+    socket to connect, or None; and the errors of those that failed, in the order of the addresses.
+    All others are cancelled and closed."""
+    if len(found) < 2:
+        delay = None
+    failures: dict[int, OSError] = {}
+    socks: dict[int, socket.socket] = {}        # those under way
+    winner, begun, due = None, 0, 0.0
+    driver = _race_driver(strategy)
+    try:
+        while winner is None and (begun < len(found) or socks):
+            if begun < len(found) and (not socks or delay is not None and time.monotonic() >= due):
+                job = _begin(found[begun], begun, timeout, source_address, strategy, driver, socks, failures)
+                begun += 1
+                due = time.monotonic() + (delay or 0.0) if job else 0.0
+                continue
+            waits_for_next = begun < len(found) and delay is not None
+            driver.step(1, max(0.0, due - time.monotonic()) if waits_for_next else None)
+            while driver.finished:
+                job = driver.finished.pop(0)
+                number, target = job.context
+                error = _error_of(job, target, job.timeout)
+                if winner is None and error is None:
+                    winner = socks.pop(number)
+                else:
+                    socks.pop(number).close()
+                    if error is not None:
+                        failures[number] = error
+                    due = 0.0
+        if winner is not None:
+            winner.settimeout(socket.getdefaulttimeout() if timeout is None else timeout)
+        if isinstance(driver, RingDriver) and not socks:
+            _local.driver, driver = driver, None        # for this thread's next connect
+        return winner, [failures[number] for number in sorted(failures)]
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
+    finally:
+        try:
+            if isinstance(driver, RingDriver):
+                driver.ring.close()                     # cancels what is under way, and waits for it
+        finally:
+            for sock in socks.values():
+                sock.close()
+
+
+def _race_driver(strategy):
+    if strategy != "syscall":
+        try:
+            return _take_driver()
+        except errors.RingUnavailable:
+            if strategy is not None:
+                raise
+    return SyscallDriver()
+
+
+def _begin(answer, number, timeout, source_address, strategy, driver, socks, failures):
+    """Begin one try of a race -> its job, None if it failed at once."""
+    family, type_, proto, _, target = answer
+    try:
+        sock = socks[number] = socket.socket(family, type_, proto)
+        limit = (sock.gettimeout() or None) if timeout is None else timeout
+        over_the_ring = isinstance(driver, RingDriver)
+        sock.settimeout(None if over_the_ring else 0.0)     # until it has connected
+        if source_address is not None:
+            sock.bind(source_address)
+        raw = SockAddr(sockaddr.pack(_family(sock), target))
+        sys.audit("socket.connect", sock, target)
+        start = _start_event(sock, strategy if over_the_ring else "syscall", fresh=True)
+        job = Job(sock, raw, start, limit, context=(number, target))
+        driver.start(job)
+        return job
+    except OSError as error:
+        if number in socks:
+            socks.pop(number).close()
+        failures[number] = error.with_traceback(None)      # which would keep the driver alive
+        return None

@@ -1265,6 +1265,85 @@ def test_create_connection_raises_all_errors_where_that_can_be(strategy, refused
         assert isinstance(caught.value, ConnectionRefusedError)
 
 
+@pytest.mark.parametrize("found, order", [
+    ("", ""), ("a", "a"), ("aab", "aba"), ("abab", "abab"), ("baaab", "babaa"), ("aaabbc", "abcaba")])
+def test_families_take_turns(found, order):
+    families = dict(zip("abc", (AF_INET6, AF_INET, AF_UNIX)))
+    answers = [(families[letter], number) for number, letter in enumerate(found)]
+    turns = client._interleave(answers)
+    assert sorted(turns) == sorted(answers)
+    assert [family for family, _ in turns] == [families[letter] for letter in order]
+    for family in families.values():
+        numbers = [number for its, number in turns if its == family]
+        assert numbers == sorted(numbers)
+
+
+def test_the_next_address_is_tried_while_the_first_is_silent(strategy, listener, silent, monkeypatch):
+    _resolving(monkeypatch, (AF_INET, 6, silent), (AF_INET, 6, silent), (AF_INET, 6, listener.getsockname()))
+    before = _ports_in_handshake(silent)
+    for delay in 0.01, 0:
+        with create_connection(("some.name", 1), happy_eyeballs_delay=delay, strategy=strategy) as sock:
+            assert sock.getpeername() == listener.getsockname()
+            assert sock.gettimeout() is None
+            assert os.get_blocking(sock.fileno())
+            assert _ports_in_handshake(silent) == before        # the losers are gone already
+    with create_connection(listener.getsockname(), strategy=strategy):      # and another works as ever
+        pass
+
+
+def test_a_failure_does_not_wait_for_the_delay(strategy, listener, refused, monkeypatch):
+    _resolving(monkeypatch, (AF_INET, 6, refused), (AF_INET, 6, listener.getsockname()))
+    with create_connection(("some.name", 1), happy_eyeballs_delay=1e6, strategy=strategy):
+        pass
+
+
+def test_tries_begin_one_delay_after_the_other(strategy, silent, monkeypatch):
+    _resolving(monkeypatch, *[(AF_INET, 6, silent)] * 3)
+    begun = []
+
+    def audit(name, arguments):
+        if name == "socket.connect" and enabled:
+            begun.append(time.monotonic())
+    enabled = [True]
+    sys.addaudithook(audit)
+    with pytest.raises(TimeoutError if sys.version_info >= (3, 10) else socket.timeout):
+        create_connection(("some.name", 1), 0.2, happy_eyeballs_delay=0.03, strategy=strategy)
+    enabled.clear()
+    assert len(begun) == 3
+    assert begun[1] - begun[0] >= 0.03
+    assert begun[2] - begun[1] >= 0.03
+
+
+def test_without_a_delay_each_has_its_time_alone(strategy, silent, listener, monkeypatch):
+    _resolving(monkeypatch, (AF_INET, 6, silent), (AF_INET, 6, listener.getsockname()))
+    began = time.monotonic()
+    with create_connection(("some.name", 1), 0.1, happy_eyeballs_delay=None, strategy=strategy) as sock:
+        assert sock.gettimeout() == 0.1
+    assert time.monotonic() - began >= 0.1
+
+
+def test_all_errors_come_in_the_order_of_the_addresses(strategy, silent, refused, monkeypatch):
+    _resolving(monkeypatch, (AF_INET, 6, silent), (AF_INET, 6, refused))
+    with pytest.raises(ConnectionRefusedError):         # the last address's, not the last to fail
+        create_connection(("some.name", 1), 0.05, happy_eyeballs_delay=0.001, strategy=strategy)
+    if sys.version_info >= (3, 11):
+        with pytest.raises(Exception) as caught:
+            create_connection(("some.name", 1), 0.05, happy_eyeballs_delay=0.001, strategy=strategy,
+                              all_errors=True)
+        assert [type(error) for error in caught.value.exceptions] == [
+            errors.ConnectTimeout, ConnectionRefusedError]
+
+
+def test_ctrl_c_while_several_are_tried_leaves_nothing(strategy, silent, monkeypatch):
+    _resolving(monkeypatch, *[(AF_INET, 6, silent)] * 3)
+    fds, ports = _fds(), _ports_in_handshake(silent)
+    with _Interruption(lambda: len(_ports_in_handshake(silent)) >= len(ports) + 3):
+        with pytest.raises(KeyboardInterrupt):
+            create_connection(("some.name", 1), happy_eyeballs_delay=0.01, strategy=strategy)
+    assert _fds() == fds
+    assert _ports_in_handshake(silent) == ports
+
+
 def test_create_connection_of_a_name_without_addresses_is_an_oserror(strategy, monkeypatch):
     _resolving(monkeypatch)
     for all_errors in (False, True):
