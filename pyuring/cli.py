@@ -14,8 +14,9 @@ import socket
 import sys
 import time
 
-from . import __version__, abi, client, eras, errors, host, many, sockaddr
+from . import __version__, abi, client, eras, errors, host, many, report, sockaddr
 from .capabilities import picked, probe
+from .targets import Targets
 
 # Whatever it was vendored as. (Not __package__, which Python 3.9 sets late in a zip file.)
 _NAME = "python3 -m " + __name__.rpartition(".")[0]
@@ -26,6 +27,14 @@ class _Parser(argparse.ArgumentParser):
         """One line, which names the value and where to look; no usage above it."""
         _complain(f"{self.prog}: {message} (see {self.prog} --help)")
         self.exit(2)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Targets may stand between options: argparse takes those before the first, and leaves the others."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if hasattr(namespace, "targets"):
+            namespace.targets += [word for word in rest if word == "-" or word[:1] != "-"]
+            rest = [word for word in rest if word != "-" and word[:1] == "-"]
+        return namespace, rest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,9 +95,17 @@ def _parser():
     connect = commands.add_parser(
         "connect", help="connect to each target (exit 0: all connected, 1: some not)",
         description="Connects to each target, closes again, and prints a line for each as it "
-        "finishes.")
-    connect.add_argument("targets", nargs="+", metavar="TARGET", help="host:port, [v6]:port, "
-                         "unix:/path or unix:@abstract-name; - reads more from stdin, one a line")
+        "finishes, then a summary; on a terminal meanwhile how far it is. Arguments and files up to a MiB "
+        "are checked before the first connect; a bad line of a longer file or of stdin is told and left "
+        "out. Exit 0: all connected, 1: some not, 2: bad usage or a bad line, 130: Ctrl-C.")
+    connect.add_argument("targets", nargs="*", metavar="TARGET", help="host:port, [v6]:port, unix:/path or "
+                         "unix:@abstract-name; many ports as in host:22,80,8000-8100; - reads more from stdin, "
+                         "one a line")
+    connect.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="more targets, one "
+                         "a line; empty lines and those that start with # are none (may be given several times)")
+    connect.add_argument("-q", "--quiet", action="store_true", help="no line for each, only the summary; "
+                         "with --json that is one object")
+    connect.add_argument("--only", choices=("ok", "failed"), help="a line only for these; all are counted")
     connect.add_argument("--timeout", type=_seconds, metavar="S", help="seconds for each target "
                          "(default: the kernel's own patience, about two minutes)")
     connect.add_argument("--concurrency", type=_count, metavar="N", default=256,
@@ -96,7 +113,7 @@ def _parser():
     connect.add_argument("--strategy", choices=client.STRATEGIES, help="default: emulated where "
                          "io_uring works, else syscall")
     connect.add_argument("--json", action="store_true", help="one JSON object a line, no summary")
-    connect.set_defaults(run=_connect)
+    connect.set_defaults(run=_connect, usage_error=connect.error)
 
     replay = commands.add_parser(
         "replay", help="act out how some kernel's IORING_OP_CONNECT treated refused, repeated, late "
@@ -233,7 +250,7 @@ def _bold(text):
 
 
 def _colour(stream):
-    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 # -- doctor ---------------------------------------------------------------------------------------
@@ -380,96 +397,73 @@ def _is_vendors(release):
 
 # -- connect --------------------------------------------------------------------------------------
 def _connect(arguments):
-    bad: list[str] = []     # complaints about lines of stdin: told as they come, counted at the end
+    if not arguments.targets and not arguments.file:
+        arguments.usage_error("nothing to connect to: give a TARGET, --file FILE, or - for stdin")
+    screen = report.Screen(sys.stdout, sys.stderr)
+    targets = Targets(lambda text: screen.aside(f"{_NAME} connect: {text}"))
     try:
-        addresses = [_address(target) if target != "-" else None for target in arguments.targets]
-    except ValueError as error:
-        _complain(f"{_NAME} connect: {error}")
-        return 2
-    if None in addresses and sys.stdin is None:
-        _complain(f"{_NAME} connect: target '-' reads stdin, which is closed")
-        return 2
-    began = time.monotonic()
-    counts: dict[str, int] = {}
-    progress = _Progress(sys.stderr)
-    outcomes = many.connect_many(
-        _all_addresses(addresses, bad), timeout=arguments.timeout,
-        concurrency=arguments.concurrency, strategy=arguments.strategy)
+        for target in arguments.targets:
+            targets.add_stdin() if target == "-" else targets.add(target)
+        for path in arguments.file:
+            targets.add_stdin() if path == "-" else targets.add_file(path)
+        return 2 if targets.mistakes else _connect_all(arguments, targets, screen)
+    finally:
+        targets.close()
+
+
+def _connect_all(arguments, targets, screen):
+    began, tally, stopped = time.monotonic(), report.Tally(), None
+    outcomes = many.connect_many(targets, timeout=arguments.timeout, concurrency=arguments.concurrency,
+                                 strategy=arguments.strategy)
+    screen.progress = report.Progress(tally, targets.total, outcomes.held_back).text
+    in_words = _json_line if arguments.json else report.line_of
+    show_ok, show_failed = (not arguments.quiet and arguments.only in (None, which) for which in ("ok", "failed"))
     try:
-        for outcome in outcomes:
-            what = _outcome_name(outcome.error)
-            counts[what] = counts.get(what, 0) + 1
-            progress.clear()
-            _print_outcome(outcome, what, arguments.json)
-            progress.show(counts)
+        with screen:
+            try:
+                for outcome in outcomes:
+                    what = tally.add(outcome.error, outcome.elapsed)
+                    if show_failed if outcome.error else show_ok:
+                        screen.print(in_words(outcome, what))
+            finally:
+                outcomes.close()
     except errors.RingUnavailable as error:
         _complain(f"{_NAME} connect: {error.strerror}")
         return 1
-    finally:
-        progress.clear()
-        outcomes.close()
-    done, ok = sum(counts.values()), counts.pop("ok", 0)
-    if not arguments.json:
-        failed = "".join(f", {count} {what}" for what, count in sorted(counts.items()))
-        strategy = arguments.strategy or picked()
-        print(f"{ok} of {done} connected{failed} in {time.monotonic() - began:.3f} s ({strategy})")
-    return 2 if bad else 0 if ok == done else 1
-
-
-def _address(target):
-    family, address = sockaddr.split_target(target)
-    try:
-        sockaddr.pack(family or sockaddr.guess_family(address), address, resolve=False)
-    except ValueError:
-        if family is not None:                  # a path that is too long
-            raise
-        try:
-            address[0].encode("idna")           # a name, as socket.getaddrinfo() would take it
-        except UnicodeError:
-            raise ValueError(f"target {target!a}: host {address[0]!a} is neither an address nor a "
-                             "name (labels of 1 to 63 characters)") from None
-    return address
-
-
-def _all_addresses(addresses, bad):
-    for address in addresses:
-        if address is not None:
-            yield address
-            continue
-        for line in sys.stdin:
-            target = line.strip()
-            if target and not target.startswith("#"):
-                try:
-                    address = _address(target)
-                except ValueError as error:
-                    bad.append(target)
-                    _complain(f"{_NAME} connect: stdin: {error}")
-                    continue
-                yield address
-
-
-def _outcome_name(error):
-    if error is None:
-        return "ok"
-    if isinstance(error, errors.ConnectTimeout):
-        return "timeout"
-    if isinstance(error, socket.gaierror):
-        return next((name for name in dir(socket) if name.startswith("EAI_")
-                     and getattr(socket, name) == error.errno), "unresolved")
-    return errors.name_of(error.errno)
-
-
-def _print_outcome(outcome, what, as_json):
-    target = sockaddr.format_address(outcome.address)
-    milliseconds = outcome.elapsed * 1000
-    if as_json:
-        print(json.dumps({
-            "target": target, "ok": outcome.ok, "error": None if outcome.ok else what,
-            "errno": getattr(outcome.error, "errno", None),
-            "message": None if outcome.ok else str(outcome.error),
-            "elapsed_ms": round(milliseconds, 3)}), flush=True)
+    except KeyboardInterrupt:
+        if screen.broken:
+            raise screen.broken from None
+        stopped = targets.taken - tally.done
+    elapsed, strategy = time.monotonic() - began, arguments.strategy or picked()
+    slowed_down = report.held_back_lines(outcomes.held_back)
+    if arguments.json and arguments.quiet:
+        print(json.dumps(report.summary_of(tally, elapsed, strategy, outcomes.held_back, targets.mistakes, stopped)))
+    elif not arguments.json or _is_terminal(sys.stderr):
+        for line in (*report.latency_lines(tally, _width(sys.stdout), few=arguments.quiet), *slowed_down,
+                     report.summary_line(tally, elapsed, strategy, targets.mistakes, stopped)):
+            print(line, file=sys.stderr if arguments.json else sys.stdout)
     else:
-        print(f"{what:<12}  {target}  {milliseconds:.1f} ms", flush=True)
+        for line in slowed_down:
+            _complain(f"{_NAME} connect: {line}")
+    if stopped is not None:
+        raise KeyboardInterrupt
+    return 2 if targets.mistakes else 1 if tally.failed else 0
+
+
+def _json_line(outcome, what):
+    return json.dumps(report.object_of(outcome, what)) + "\n"
+
+
+def _is_terminal(stream):
+    return stream is not None and stream.isatty()
+
+
+def _width(stream):
+    """The columns of a terminal, and 80 at most."""
+    try:
+        return min(os.get_terminal_size(stream.fileno()).columns or 80, 80)
+    except (AttributeError, OSError, ValueError):
+        return 80
 
 
 # -- replay ---------------------------------------------------------------------------------------
@@ -555,25 +549,3 @@ def _legend(answers):
     print(textwrap.fill(
         "0 is success" + "".join(f", {number} {errors.name_of(number)}" for number in numbers)
         + "; * differs from connect(2) on this kernel.", 98))
-
-
-class _Progress:
-    """A line on a terminal that says how far it has come; nothing anywhere else."""
-
-    def __init__(self, stream):
-        self._stream = stream if stream is not None and stream.isatty() else None
-        self._shown = False
-
-    def show(self, counts):
-        """Write the line."""
-        if self._stream:
-            self._stream.write(f"{sum(counts.values())} done, {counts.get('ok', 0)} ok")
-            self._stream.flush()
-            self._shown = True
-
-    def clear(self):
-        """Take the line away, before something else is printed there."""
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._shown = False

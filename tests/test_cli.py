@@ -5,6 +5,7 @@ signals or a filter on the process do. Every child runs with -X dev and warnings
 empty stderr says that nothing was left open.
 """
 import errno
+import fcntl
 import io
 import json
 import os
@@ -12,8 +13,11 @@ import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from pathlib import Path
 
 import pytest
@@ -451,8 +455,12 @@ def test_any_concurrency_gives_each_target_its_line(main, target, refusing, stra
     code, stdout, _ = main("connect", "--concurrency", concurrency, "--strategy", strategy,
                            *[target, refusing] * 10)
     assert code == 1
-    assert stdout.splitlines()[-1].startswith("10 of 20 connected, 10 ECONNREFUSED in ")
-    assert len(stdout.splitlines()) == 21
+    *lines, summary = stdout.splitlines()
+    assert summary.startswith("10 of 20 connected, 10 ECONNREFUSED in ")
+    outcomes = [tuple(line.split()[:2]) for line in lines if line.endswith(" ms")]
+    assert sorted(outcomes) == 10 * [("ECONNREFUSED", refusing)] + 10 * [("ok", target)]
+    # All others say that there is no room for so many at a time, if so.
+    assert all(line.startswith("slowed down: ") for line in lines[20:])
 
 
 def test_one_at_a_time_comes_in_the_order_given(main, target, refusing):
@@ -482,9 +490,10 @@ def test_a_bad_line_of_stdin_is_told_and_the_others_are_connected(main, target, 
     code, stdout, stderr = main("connect", target, "-")
     assert code == 2
     assert stdout.splitlines()[-1].startswith("2 of 2 connected in ")
+    assert stdout.endswith("; 2 bad targets left out\n")
     first, second = stderr.splitlines()
-    assert first.startswith("python3 -m pyuring connect: stdin: target 'nohost' has no port")
-    assert "99999" in second
+    assert first.startswith("python3 -m pyuring connect: stdin:1: target 'nohost' has no port")
+    assert second.startswith("python3 -m pyuring connect: stdin:3: ") and "99999" in second
 
 
 def test_an_empty_stdin_is_nothing_to_do(main, monkeypatch):
@@ -502,6 +511,200 @@ def test_paths_that_are_no_text_go_in_and_out(target):
     assert lines_of(done.stdout.decode())[0] == {
         r"unix:/nowhere/\xfe": "ENOENT", r"unix:/nowhere/\xff": "ENOENT",
         r"unix:/nowhere/\xe9": "ENOENT", target: "ok"}
+
+
+# ---- connect: many ports, files ---------------------------------------------------------------------
+
+def test_many_ports_of_a_host_are_one_target(main, listener, refused):
+    ports = sorted([listener.getsockname()[1], refused[1]])
+    code, stdout, stderr = main("connect", "127.0.0.1:%d,%d,%d-%d" % (*ports, ports[0], ports[0]))
+    assert (code, stderr) == (1, "")
+    *lines, summary = stdout.splitlines()
+    assert sorted(line.split()[1] for line in lines) == sorted(
+        f"127.0.0.1:{port}" for port in (*ports, ports[0]))
+
+
+def test_a_scan_of_all_ports_is_one_command(main, listener):
+    code, stdout, stderr = main("connect", "--only", "ok", "127.0.0.1:1-65535")
+    assert (code, stderr) == (1, "")
+    ok, done = map(int, re.match(r"(\d+) of (\d+) connected", stdout.splitlines()[-1]).groups())
+    assert done == 65535
+    lines = [line for line in stdout.splitlines() if line.startswith("ok ")]
+    assert len(lines) == ok
+    assert "127.0.0.1:%d" % listener.getsockname()[1] in [line.split()[1] for line in lines]
+
+
+def test_targets_from_files_come_after_the_arguments_in_the_order_given(main, tmp_path, target, refusing):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(f"# a comment\n\n  {refusing}\r\n{target}", encoding="utf-8")
+    second.write_text(f"{target}\n" * 2, encoding="utf-8")
+    code, stdout, stderr = main("connect", "--concurrency", "1", "-f", str(first), target, "--file", str(second))
+    assert (code, stderr) == (1, "")
+    assert [line.split()[1] for line in stdout.splitlines()[:-1]] == [target, refusing, target, target, target]
+
+
+def test_a_file_may_be_stdin_or_a_pipe(main, target, refusing, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{target}\n"))
+    read, write = os.pipe()
+    os.write(write, f"{refusing}\nnohost\n".encode())
+    os.close(write)
+    try:
+        code, stdout, stderr = main("connect", "--file", "-", "--file", f"/dev/fd/{read}")
+    finally:
+        os.close(read)
+    assert code == 2
+    assert stderr.startswith(f"python3 -m pyuring connect: /dev/fd/{read}:2: target 'nohost'")
+    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+
+
+def test_bad_lines_of_a_file_are_all_told_before_anything_is_connected(main, tmp_path, listener, target):
+    path = tmp_path / "targets"
+    path.write_text(f"{target}\n# ok\nnohost\n{target}\n127.0.0.1:9-1\n", encoding="utf-8")
+    code, stdout, stderr = main("connect", target, "-f", str(path))
+    assert (code, stdout) == (2, "")
+    third, fifth = stderr.splitlines()
+    assert third.startswith(f"python3 -m pyuring connect: {path}:3: target 'nohost' has no port; write ")
+    assert fifth.startswith(f"python3 -m pyuring connect: {path}:5: ") and "write 1-9" in fifth
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def test_a_bad_line_of_a_long_file_is_told_and_the_others_are_connected(main, tmp_path, target, refusing, monkeypatch):
+    monkeypatch.setattr("pyuring.targets._WHOLE_BYTES", 10)
+    path = tmp_path / "targets"
+    path.write_text(f"{target}\nnohost\n{refusing}\n", encoding="utf-8")
+    code, stdout, stderr = main("connect", "-f", str(path))
+    assert code == 2 and stderr.startswith(f"python3 -m pyuring connect: {path}:2: target 'nohost'")
+    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+    assert stdout.endswith("; 1 bad target left out\n")
+
+
+@pytest.mark.parametrize("name, reason", [("nothing-here", "No such file"), (".", "Is a directory")])
+def test_a_file_that_can_not_be_read_is_told_in_one_line(main, tmp_path, monkeypatch, target, name, reason):
+    monkeypatch.chdir(tmp_path)
+    code, stdout, stderr = main("connect", target, "--file", name)
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1 and repr(name) in stderr and reason in stderr
+
+
+def test_options_may_stand_between_targets(main, target, refusing, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{target}\n"))
+    code, stdout, _ = main("connect", refusing, "--concurrency", "1", target, "--timeout", "9", "-")
+    assert code == 1
+    assert [line.split()[1] for line in stdout.splitlines()[:-1]] == [refusing, target, target]
+
+
+# ---- connect: what is said --------------------------------------------------------------------------
+
+def test_only_shows_some_and_counts_all(main, target, refusing):
+    for only, shown_target in (("ok", target), ("failed", refusing)):
+        code, stdout, _ = main("connect", "--only", only, target, refusing, refusing)
+        outcomes, summary = lines_of(stdout)
+        assert code == 1 and set(outcomes) == {shown_target}
+        assert summary.startswith("1 of 3 connected, 2 ECONNREFUSED in ")
+
+
+def test_quiet_leaves_the_summary_and_the_latency(main, target, refusing):
+    code, stdout, _ = main("connect", "-q", target, target, refusing)
+    latency, summary = stdout.splitlines()
+    assert code == 1
+    assert re.fullmatch(r"latency of 2 that connected: median \S+ ms, 90% within \S+ ms, 99% within \S+ ms, "
+                        r"slowest \S+ ms", latency)
+    assert summary.startswith("2 of 3 connected, 1 ECONNREFUSED in ")
+
+
+def test_many_get_a_histogram_whose_rows_are_all_of_them(main, target):
+    code, stdout, _ = main("connect", *[target] * 100)
+    assert code == 0
+    latency, *rows, summary = stdout.splitlines()[100:]
+    assert latency.startswith("latency of 100 that connected: ")
+    assert sum(int(re.fullmatch(r" +\S+ - \S+ ms  #* +(\d+)", row)[1]) for row in rows) == 100
+    assert 1 <= len(rows) <= 12 and max(map(len, rows)) < 80
+    assert summary.startswith("100 of 100 connected in ")
+
+
+def test_quiet_json_is_one_object_with_the_summary(main, target, refusing, mute):
+    code, stdout, stderr = main("connect", "--json", "-q", "--timeout", "0.2", target, refusing, refusing, mute)
+    assert (code, stderr, stdout.count("\n")) == (1, "", 1)
+    report = json.loads(stdout)
+    assert report.pop("elapsed_s") >= 0.2
+    latency = report.pop("latency_ms")
+    assert latency["median"] == latency["p90"] == latency["p99"] == latency["slowest"] > 0
+    assert report == {"done": 4, "ok": 1, "failed": 3, "errors": {"ECONNREFUSED": 2, "timeout": 1}, "mistakes": 0,
+                      "interrupted": False, "held_back": {}, "strategy": probe().strategy}
+
+
+def scarce(monkeypatch, held_back, outcomes=()):
+    """From now on connect_many() runs short of something."""
+    class Outcomes:
+        def __init__(self, addresses, **_):
+            self.held_back = held_back
+            self._addresses = addresses
+
+        def __iter__(self):
+            for address in self._addresses:
+                yield pyuring.Outcome(address, None, 0.001, None)
+
+        def close(self):
+            pass
+    monkeypatch.setattr("pyuring.many.connect_many", Outcomes)
+
+
+@pytest.mark.parametrize("code, words", [
+    (errno.EADDRNOTAVAIL, "no free port, 7 times (EADDRNOTAVAIL); widen the sysctl net.ipv4.ip_local_port_range"),
+    (errno.EMFILE, "no free descriptor, 7 times (EMFILE); raise it with ulimit -n"),
+    (errno.ENOBUFS, "no memory, 7 times (ENOBUFS)")])
+def test_what_ran_short_and_slowed_it_down_is_said(main, monkeypatch, code, words):
+    scarce(monkeypatch, {code: 7})
+    exit_code, stdout, stderr = main("connect", "127.0.0.1:1")
+    assert (exit_code, stderr) == (0, "")
+    line, slowed_down, summary = stdout.splitlines()
+    assert slowed_down.startswith(f"slowed down: {words}")
+    exit_code, stdout, stderr = main("connect", "--json", "127.0.0.1:1")
+    assert json.loads(stdout)["ok"] and stderr.count("\n") == 1 and words in stderr
+    _, stdout, stderr = main("connect", "--json", "-q", "127.0.0.1:1")
+    assert json.loads(stdout)["held_back"] == {errno.errorcode[code]: 7} and stderr == ""
+
+
+def test_lines_that_nobody_waits_for_come_without_delay(target, mute):
+    """A burst of lines, and then nothing for two minutes: all of them are there, through a pipe."""
+    child = subprocess.Popen((*PYTHON, "-c", WITH_SIGINT, "connect", mute, *[target] * 30), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment())
+    with child:
+        assert [child.stdout.readline().split()[:2] for _ in range(30)] == [["ok", target]] * 30
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+
+
+def test_a_pipe_that_is_closed_ends_even_a_wait_of_two_minutes(target, mute):
+    """Goal: `| head -1` ends it. Method: the second target's line finds the pipe closed."""
+    child = subprocess.Popen((*PYURING, "connect", "--concurrency", "2", mute, target, "-"),
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             cwd=ROOT, env=environment())
+    with child:
+        assert child.stdout.readline().startswith("ok ")
+        child.stdout.close()
+        child.stdin.write(f"{target}\n" * 3)
+        child.stdin.close()
+        stderr = child.stderr.read()
+        assert (child.wait(30), stderr) == (141, "")
+
+
+def test_it_runs_in_a_thread_that_gets_no_signals(main, target, refusing):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(main("connect", target, refusing)))
+    thread.start()
+    thread.join(60)
+    (code, stdout, stderr), = found
+    assert (code, stderr) == (1, "")
+    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+
+
+def test_the_timer_and_its_handler_are_put_back(main, target):
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    main("connect", target)
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == before
 
 
 # ---- bad usage --------------------------------------------------------------------------------------
@@ -537,6 +740,15 @@ def test_paths_that_are_no_text_go_in_and_out(target):
     (["connect", "--concurrency", "1.5", "127.0.0.1:1"], ["--concurrency", "'1.5'"]),
     (["connect", "--concurrency", "\u0663", "127.0.0.1:1"], ["--concurrency"]),
     (["connect", "--strategy", "foo", "127.0.0.1:1"], ["--strategy", "'foo'", "emulated"]),
+    (["connect", "127.0.0.1:1-"], ["'1-'", "8000-8100"]),
+    (["connect", "127.0.0.1:1,,2"], ["''", "8000-8100"]),
+    (["connect", "127.0.0.1:2-1"], ["'2-1'", "write 1-2"]),
+    (["connect", "127.0.0.1:1-65536"], ["'1-65536'", "0..65535"]),
+    (["connect", "::1:1-2"], ["brackets"]),
+    (["connect", "a..b:1,2"], ["'a..b'"]),
+    (["connect", "--only", "foo", "127.0.0.1:1"], ["--only", "'foo'"]),
+    (["connect", "--file", "a\0b"], [r"'a\x00b'"]),
+    (["connect", "--file"], ["--file"]),
     (["connect"], ["TARGET"]),
     (["connect", "--json"], ["TARGET"]),
     (["connect", "--nonsense", "127.0.0.1:1"], ["--nonsense"]),
@@ -600,7 +812,8 @@ def test_ctrl_c_during_a_connect_is_130_without_a_traceback(target, mute, strate
         assert child.stdout.readline().startswith("ok ")
         child.send_signal(signal.SIGINT)
         stdout, stderr = child.communicate(timeout=30)      # left alone, it would wait two minutes
-    assert (child.returncode, stdout, stderr) == (130, "", "")
+    assert (child.returncode, stderr) == (130, "")
+    assert re.fullmatch(rf"1 of 1 connected in \S+ s \({strategy}\); interrupted, 1 under way\n", stdout)
 
 
 def test_ctrl_c_while_waiting_for_stdin_is_130_too(target):
@@ -612,7 +825,32 @@ def test_ctrl_c_while_waiting_for_stdin_is_130_too(target):
         assert child.stdout.readline().startswith("ok ")
         child.send_signal(signal.SIGINT)
         child.wait(30)
-        assert (child.returncode, child.stdout.read(), child.stderr.read()) == (130, "", "")
+        assert (child.returncode, child.stderr.read()) == (130, "")
+        assert child.stdout.read().endswith("; interrupted, 0 under way\n")
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["lines", "quiet"])
+def test_ctrl_c_with_json_leaves_json(target, mute, quiet):
+    child = subprocess.Popen(
+        (*PYTHON, "-u", "-c", WITH_SIGINT, "connect", "--json", *quiet, "--concurrency", "2", "--file",
+         "/dev/stdin", mute, target),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment())
+    with child:
+        if quiet:               # its complaint says that it is under way
+            child.stdin.write("nohost\n")
+            child.stdin.flush()
+            assert "stdin:1: target 'nohost'" in child.stderr.readline()
+        else:
+            assert json.loads(child.stdout.readline())["target"] == target
+        child.send_signal(signal.SIGINT)
+        stdout, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stderr) == (130, "")
+    if quiet:
+        report = json.loads(stdout)
+        assert report["interrupted"] and report["mistakes"] == 1 and report["done"] <= 1
+    else:
+        assert stdout == ""
 
 
 @pytest.mark.parametrize("arguments", [(), ("connect", "many"), ("connect", "--json", "many"),
@@ -724,13 +962,113 @@ def shown(sent):
     return "\n".join(lines)
 
 
-def test_a_terminal_gets_a_progress_line_that_is_cleared(target, refusing):
-    code, stdout, sent = on_a_terminal(*PYURING, "connect", target, refusing)
-    assert code == 1
-    assert "1 done, " in sent and "2 done, 1 ok" in sent
-    assert sent.endswith("\r\x1b[K") and shown(sent) == ""
+class Terminal:
+    """A child whose stderr is a terminal, `columns` wide; stdout is a pipe, or the same terminal."""
+
+    def __init__(self, *arguments, columns=0, stdout_too=False, stdin=subprocess.DEVNULL, **changes):
+        self._ours, theirs = pty.openpty()
+        if columns:
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.child = subprocess.Popen(
+            (*PYTHON, "-c", WITH_SIGINT, *arguments), stdin=stdin, stderr=theirs,
+            stdout=theirs if stdout_too else subprocess.PIPE, cwd=ROOT,
+            env=environment(**{"TERM": "xterm", **changes}))
+        os.close(theirs)
+        self.sent = ""
+
+    def until(self, pattern):
+        """Read on, until this has been sent -> the match."""
+        while not re.search(pattern, self.sent):
+            assert self._read(), f"{pattern!r} is not in {self.sent!r}"
+        return re.search(pattern, self.sent)
+
+    def _read(self):
+        try:
+            data = os.read(self._ours, 65536)
+        except OSError:             # EIO: nobody has the other side open any more
+            data = b""
+        self.sent += data.decode().replace("\r\n", "\n")
+        return data
+
+    def interrupt(self):
+        """Ctrl-C -> (exit code, stdout)."""
+        self.child.send_signal(signal.SIGINT)
+        return self.end()
+
+    def end(self):
+        """Wait for it -> (exit code, stdout or None)."""
+        while self._read():
+            pass
+        with self.child:
+            stdout = self.child.stdout.read().decode() if self.child.stdout else None
+            return self.child.wait(60), stdout
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._ours)
+        if self.child.poll() is None:
+            self.child.kill()
+        with self.child:
+            pass
+
+
+def test_a_terminal_gets_a_progress_line_that_is_cleared(target, refusing, mute, strategy):
+    """It shows what was done before it began to wait: the line is written while nothing happens."""
+    with Terminal("connect", "--strategy", strategy, target, refusing, target, mute) as terminal:
+        match = terminal.until(r"\r\x1b\[K(3 of 4 done, 2 ok, .*/s, .* left, 1 ECONNREFUSED)\r")
+        assert re.fullmatch(r"3 of 4 done, 2 ok, \d+(\.\d)?/s, \d+(:\d\d)? s? ?left, 1 ECONNREFUSED", match[1])
+        code, stdout = terminal.interrupt()
+        assert terminal.sent.endswith("\r\x1b[K") and shown(terminal.sent) == ""
+    assert code == 130
     assert "\x1b" not in stdout and "\r" not in stdout
-    assert lines_of(stdout)[0] == {target: "ok", refusing: "ECONNREFUSED"}
+    outcomes, summary = lines_of(stdout)
+    assert outcomes == {target: "ok", refusing: "ECONNREFUSED"}
+    assert summary.startswith("2 of 3 connected, 1 ECONNREFUSED in ")
+    assert summary.endswith("; interrupted, 1 under way")
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_the_progress_line_fits_the_terminal(refusing, mute, columns):
+    with Terminal("connect", "-q", *[refusing] * 10, mute, columns=columns) as terminal:
+        line = terminal.until(r"\r\x1b\[K(1\d of 11 done, .*?)\r")[1]
+        assert len(line) == columns - 1 and line.endswith("...")
+        terminal.interrupt()
+
+
+def test_stdin_gives_no_total_and_no_time_left_until_it_has_ended(target):
+    with Terminal("connect", "-q", "--concurrency", "1", "-", stdin=subprocess.PIPE) as terminal:
+        terminal.child.stdin.write(f"{target}\n".encode())
+        terminal.child.stdin.flush()
+        assert re.fullmatch(r"1 done, 1 ok, \S+/s", terminal.until(r"\r\x1b\[K(1 done, .*?)\r")[1])
+        terminal.child.stdin.close()
+        code, stdout = terminal.end()
+    assert code == 0 and stdout.splitlines()[-1].startswith("1 of 1 connected in ")
+
+
+def test_a_bad_line_does_not_mix_with_the_progress_line(target):
+    with Terminal("connect", "-q", "-", stdin=subprocess.PIPE) as terminal:
+        terminal.until(r"0 done, 0 ok")
+        terminal.child.stdin.write(b"nohost\n")
+        terminal.child.stdin.close()
+        code, _ = terminal.end()
+        complaint, rest = shown(terminal.sent).split("\n")
+    assert code == 2 and rest == ""
+    assert complaint.startswith("python3 -m pyuring connect: stdin:1: target 'nohost' has no port")
+
+
+def test_a_terminal_that_can_do_nothing_gets_no_progress_line(mute):
+    with Terminal("connect", "--timeout", "0.5", mute, TERM="dumb") as terminal:
+        code, stdout = terminal.end()
+        assert (code, terminal.sent) == (1, "")
+
+
+def test_with_json_the_summary_goes_to_a_terminal_only(target):
+    with Terminal("connect", "--json", target) as terminal:
+        code, stdout = terminal.end()
+        assert code == 0 and shown(terminal.sent).startswith("1 of 1 connected in ")
+    assert json.loads(stdout)["target"] == target
 
 
 def test_on_one_terminal_the_progress_line_never_mixes_with_the_lines(target):
@@ -739,21 +1077,6 @@ def test_on_one_terminal_the_progress_line_never_mixes_with_the_lines(target):
     outcomes, summary = lines_of(shown(sent).rstrip("\n"))
     assert outcomes == {target: "ok"} and summary.startswith("5 of 5 connected in ")
     assert "done" not in shown(sent)
-
-
-def test_ctrl_c_leaves_no_progress_line_behind(main, target, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    def interrupted(*arguments, **keywords):
-        yield pyuring.Outcome(("127.0.0.1", 1), None, 0.1, None)
-        raise KeyboardInterrupt
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr("pyuring.many.connect_many", interrupted)
-    code, _, _ = main("connect", target)
-    assert code == 130
-    assert "1 done, 1 ok" in sys.stderr.getvalue() and shown(sys.stderr.getvalue()) == ""
 
 
 def test_no_terminal_gets_neither_colour_nor_progress(target, refusing):

@@ -27,7 +27,7 @@ FLOORS = {
     "ring": 2, "eras": 2, "examine": 2,
     "capabilities": 3, "driver": 3,
     "client": 4,
-    "many": 5,
+    "many": 5, "targets": 5, "report": 5,
     "cli": 6, "__main__": 6,
 }
 # Beyond the floors: the command line says which version it is and starts under its own name.
