@@ -293,6 +293,9 @@ _PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
 _VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
 
 
+_BATCH = 128                 # outcomes that are better had with one system call
+
+
 def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
                  concurrency: int = 256, keep: bool = False,
                  strategy: str | None = None) -> Outcomes:
@@ -496,6 +499,11 @@ class _Many:
     def _wait(self):
         """Until something has ended, or what was held back may be tried again."""
         pause = self._held[0][0] - time.monotonic() if self._held else None
+        if self._chains and self._chains.busy > _BATCH:
+            # The kernel goes on with as many chains as it is asked to wait for, with 20 requests at least.
+            self._step(_BATCH, 0.0)
+            if self._ready:
+                return
         if self._under_way():
             self._step(1, None if pause is None else max(0.0, pause))
         elif pause is not None:
@@ -575,6 +583,12 @@ class _Many:
 
 def _locate(address):
     """(family, packed sockaddr, what to try after it), or None where a name has to be looked up."""
+    if type(address) is tuple and len(address) == 2 and type(address[0]) is str and ":" not in address[0]:
+        try:                    # what is most frequent by far
+            return _INET, sockaddr.pack(_INET, address, resolve=False), None
+        except ValueError:
+            sockaddr.check_port(address[1])
+            return None
     family = sockaddr.guess_family(address)
     if family in (_INET, _INET6) and not isinstance(address, SockAddr):
         try:

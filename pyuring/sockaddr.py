@@ -307,7 +307,8 @@ def _family_name(family: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.isprintable() else "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _show(value: object) -> str:
