@@ -109,6 +109,8 @@ class _Chains(RingDriver):
         self.ended: list = []
         self._timespec = None if timeout is None else abi.TIMESPEC.pack(*timespec(timeout))
         self._check = check
+        self._prepared: list[bytes] = []        # SQEs that are not in the ring yet
+        self._most = ring.sq_entries // 5       # chains that have room in it
         self._free: list[int] = []              # slots that were used before
         self._unused = iter(range(slots))
         self._tasks: list = [None] * slots
@@ -127,12 +129,26 @@ class _Chains(RingDriver):
         sqes = self._sqes[family][slot]
         if sqes is None:
             sqes = self._sqes[family][slot] = self._pack(slot, family, len(raw))
-        ring = self.ring
-        if ring.sq_space_left * _SQE_SIZE < len(sqes):
-            ring.submit()
         self._tasks[slot] = task
         self.busy += 1
+        self._prepared.append(sqes)
+        if len(self._prepared) == self._most:
+            self._hand_over()
+            self.ring.submit()
+
+    def _hand_over(self):
+        """What begin() has prepared, into the ring."""
+        sqes, ring = b"".join(self._prepared), self.ring
+        self._prepared.clear()
+        if ring.sq_space_left * _SQE_SIZE < len(sqes):
+            ring.submit()
         ring._push(sqes)
+
+    def step(self, wait_nr=1, timeout=None):
+        """As RingDriver's."""
+        if self._prepared:
+            self._hand_over()
+        super().step(wait_nr, timeout)
 
     def _pack(self, slot, family, size):
         def sqe(position, opcode, flags, fd, *, off=0, addr=0, len=0, op_flags=0, file_index=0):
@@ -184,6 +200,7 @@ class _Chains(RingDriver):
         """Cancel the chains that are under way, and wait until their sockets are closed."""
         ring, deadline = self.ring, time.monotonic() + _CLOSE_PATIENCE
         ring._drop_unsubmitted()
+        self._prepared.clear()
         while self.busy and time.monotonic() < deadline:
             self._serial = marker = self._serial + 1
             ring.prep_cancel(0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL, user_data=marker)
