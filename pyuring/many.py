@@ -310,7 +310,7 @@ _PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
 _VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
 
 
-_BATCH = 128                 # outcomes that are better had with one system call
+_BATCH = 128                # connects that are worth a system call of their own
 
 
 def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
@@ -454,7 +454,7 @@ class _Many:
         driver, addresses, limit = self._driver, self._addresses, self._limit
         while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
             self._start(*heappop(self._held)[2])
-        asked = time.monotonic()
+        asked, begun = time.monotonic(), 0
         while self._more and not self._held and not self._ready and not driver.finished \
                 and self._under_way() < limit:
             try:
@@ -468,8 +468,12 @@ class _Many:
                 self._start(address, began, found, 0)
             else:
                 self._ask(address, began)
+            begun += 1
             if began - asked > _SLOW:
                 self._step(0)
+            elif begun == _BATCH:           # these need not wait for all the others
+                self._sweep()
+                begun = 0
             asked = began
 
     def _ask(self, address, began):
@@ -517,14 +521,18 @@ class _Many:
         """Until something has ended, or what was held back may be tried again."""
         pause = self._held[0][0] - time.monotonic() if self._held else None
         if self._chains and self._chains.busy > _BATCH:
-            # The kernel goes on with as many chains as it is asked to wait for, with 20 requests at least.
-            self._step(_BATCH, 0.0)
+            self._sweep()
             if self._ready:
                 return
         if self._under_way():
             self._step(1, None if pause is None else max(0.0, pause))
         elif pause is not None:
             time.sleep(max(0.0, pause))
+
+    def _sweep(self):
+        """All that can end without waiting. The kernel goes on with as many requests as it is asked to
+        wait for, and with 20 otherwise (6.18), which would be a system call for every eight chains."""
+        self._step(self._chains.busy if self._chains else 0, 0.0)
 
     def _step(self, wait_nr, timeout=None):
         driver, chains = self._driver, self._chains
