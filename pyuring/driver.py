@@ -56,6 +56,7 @@ class Job:
     result = 0                      # its `res`
     owed = 0                        # CQEs still to come for the action under way
     pauses = False                  # a poll would not wait
+    joined = False                  # the handshake was under way before a connect(2) that waits
     pause = _FIRST_PAUSE
     _socket_deadline: float | None = -1.0       # SO_SNDTIMEO's: not looked at yet
 
@@ -155,7 +156,7 @@ class _Driver:
         event = m.EVENT_OF.get(code, m.ERROR)
         if event == m.AGAIN:
             if waited is None:
-                waited = os.get_blocking(job.fd)
+                waited = job.fd >= 0 and os.get_blocking(job.fd)
             if waited or job.sock.family != AF_UNIX:
                 event = m.ERROR
         return event, code
@@ -169,12 +170,17 @@ class _Driver:
     def _block(self, job, raw):
         """Wait in connect(2), as only the driver of a single job may."""
         job.limit()             # SO_SNDTIMEO, in case a signal ends this before it does
+        # After EINTR nothing tells any more whether this call began the handshake.
+        if job.machine.state == m.CALLING:
+            job.joined = _tcp_info(job.sock)[0] == _TCP_SYN_SENT
         code = -syscalls.connect(job.fd, raw)
         # With one of these it has waited for SO_SNDTIMEO; with EINTR only for a part of it, and
         # another such call would wait for all of it again.
         if code in (EINPROGRESS, EALREADY, EAGAIN):
             return m.SNDTIMEO, code
         job.waits = code != EINTR
+        if code == EINTR and job.joined:
+            return m.ALREADY, EALREADY
         return self._answer(job, code, False)
 
     def _join(self, job):
@@ -221,13 +227,19 @@ class _Driver:
         # but that one has sent nothing.
         state, segs_out = _tcp_info(job.sock)
         job.began_closed = state == _TCP_CLOSE
+        if job.sock.proto == IPPROTO_MPTCP and _poll_now(job.fd, 0) & POLLERR:
+            return m.STALE, 0
         dirty = job.began_closed and segs_out and _may_be_dirty(job)
         return (m.DIRTY if dirty else m.CLEAN), 0
 
     def _check(self, job):
         # A socket of our own making is closed after a failure: nobody will see how it was left.
-        dirty = job.start != m.START_FRESH and _may_be_dirty(job)
-        return (m.DIRTY if dirty else m.CLEAN), 0
+        if job.start == m.START_FRESH or not _may_be_dirty(job):
+            return m.CLEAN, 0
+        # Only a handshake leaves a socket so. What began none (ENETUNREACH, said at once) has changed
+        # nothing, and disconnecting would undo a shutdown(2) from before. State 0: nothing is known.
+        state, segs_out = _tcp_info(job.sock)
+        return (m.DIRTY if not state or state == _TCP_CLOSE and segs_out else m.CLEAN), 0
 
     def _inspect(self, job):
         # Disconnecting sets the counters back (tcp_disconnect() in net/ipv4/tcp.c); a handshake
@@ -252,10 +264,15 @@ def _may_be_dirty(job):
 
 def _half_ended(fd):
     # POLLERR says nothing: it may be an error that nobody took, or the error queue (E23).
-    poll = select.poll()
-    poll.register(fd, POLLRDHUP)
-    mask = sum(mask for _, mask in poll.poll(0))
+    mask = _poll_now(fd, POLLRDHUP)
     return mask & POLLHUP and mask & POLLRDHUP
+
+
+def _poll_now(fd, events):
+    """What poll(2) says at this moment; POLLERR and POLLHUP always count."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return sum(mask for _, mask in poll.poll(0))
 
 
 def _tcp_info(sock):
@@ -409,7 +426,7 @@ class RingDriver(_Driver):
         # connect(2) without blocking, and without touching O_NONBLOCK, which others who use the
         # socket would notice: step() cancels it when the kernel does not answer at once. Then it
         # says ECANCELED (EINTR on 5.5 and 5.6), while the handshake goes on.
-        if job.sock.family not in _KNOWN:
+        if job.sock.family not in _KNOWN or job.machine.state == m.CALLING:
             return self._connect2(job)
         job.target = self._request(job)
         self.ring.prep_connect(job.fd, job.address, user_data=job.target)

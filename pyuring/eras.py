@@ -423,6 +423,11 @@ ERRATA = {erratum.id: erratum for erratum in (
         "BCFG", "", (),
         "measured on 6.18.44 and 6.1.176: an unreachable host, IPv4, no IP_RECVERR needed. The error is "
         "put into the socket's error queue, which is a POLLERR, and SO_ERROR is 0"),
+    Erratum(
+        "E24", "stale MPTCP error",
+        "on MPTCP the error of an earlier connect (dissolved with AF_UNSPEC) for one that succeeds",
+        "Take SO_ERROR before connecting such a socket again.",
+        "BCFG", "", (), "measured on 6.18.44"),
 )}
 
 

@@ -36,6 +36,8 @@ differs (the numbers are those of eras.py):
   E14  SO_SNDTIMEO is ignored                                        5.7 and later
   E23  an ICMP error that does not end the handshake ends the        6.1-6.1.62, 6.1.147 and later,
        request: 0, on a socket that is not connected                 6.16 and later, still in 7.3
+  E24  MPTCP: the error of an earlier connect, for one that          as E23
+       succeeds
 """
 from __future__ import annotations
 
@@ -90,6 +92,7 @@ HANGUP = "HANGUP"               # poll(2) reports POLLERR or POLLHUP, or may hav
 EXPIRED = "EXPIRED"             # the caller's timeout ran out
 SNDTIMEO = "SNDTIMEO"           # the socket's own SO_SNDTIMEO ran out
 
+STALE = "STALE"                 # an error from long ago is still to be told (MPTCP)
 CLEAN = "CLEAN"                 # the socket is in no half-ended handshake
 DIRTY = "DIRTY"                 # TCP is closed, no error is left, and nobody has cleaned up
 INTACT = "INTACT"               # the handshake that we wait for has ended
@@ -97,10 +100,12 @@ DISCONNECTED = "DISCONNECTED"   # it is gone: shutdown(2) or connect(AF_UNSPEC) 
 
 STARTS = (START, START_FRESH, START_SYSCALL, START_PLAIN, START_NATIVE)
 ANSWERS = (CONNECTED, PENDING, ALREADY, INTERRUPTED, ISCONN, AGAIN, RESET, FAILED, ERROR)
-EVENTS = STARTS + ANSWERS + (SETTLED, READY, HANGUP, EXPIRED, SNDTIMEO, CLEAN, DIRTY, INTACT, DISCONNECTED)
+EVENTS = STARTS + ANSWERS + (SETTLED, READY, HANGUP, EXPIRED, SNDTIMEO, STALE, CLEAN, DIRTY,
+                              INTACT, DISCONNECTED)
 
 # -- actions: what a driver is to do, and which events may answer it ---------------------------------
 ATTEMPT = "ATTEMPT"             # connect without waiting, by the driver's own means -> ANSWERS;
+                                # while CALLING its means are connect(2);
                                 # over a ring, while TRYING, also SETTLED; where the driver may
                                 # block in connect(2) instead, SNDTIMEO
 CALL = "CALL"                   # connect(2), which can't block here -> ANSWERS
@@ -109,7 +114,7 @@ CONNECT = "CONNECT"             # connect, and wait for it in the kernel -> ANSW
 WAIT = "WAIT"                   # poll for POLLOUT -> READY, HANGUP, EXPIRED, SNDTIMEO; or, where
                                 # the driver may block, wait in connect(2) -> ANSWERS, SNDTIMEO
 SLEEP = "SLEEP"                 # a pause, each longer than the last -> READY, EXPIRED, SNDTIMEO
-LOOK = "LOOK"                   # how was the socket left? -> CLEAN, DIRTY
+LOOK = "LOOK"                   # how was the socket left? -> CLEAN, DIRTY, STALE
 CHECK = "CHECK"                 # does it need scrubbing now? -> CLEAN, DIRTY
 INSPECT = "INSPECT"             # is our handshake still there? -> INTACT, DISCONNECTED
 FETCH = "FETCH"                 # getsockopt(SO_ERROR) -> ANSWERS
@@ -145,6 +150,9 @@ NEXT = {
     # connect(2) does it and says ECONNABORTED, without blocking; the opcode would hide that.
     (LOOKING, CLEAN):           (TRYING,     ATTEMPT, KEEP),
     (LOOKING, DIRTY):           (CALLING,    CALL,    KEEP),
+    # E24: an error that not even AF_UNSPEC took from an MPTCP socket. The opcode would report it as the
+    # outcome of this connect; connect(2) does not look at it.
+    (LOOKING, STALE):           (CALLING,    ATTEMPT, KEEP),
 
     # The first attempt over a ring. On loopback it often is the only one.
     (TRYING, CONNECTED):        (CONFIRMING, CALL,    KEEP),        # E8

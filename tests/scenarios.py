@@ -267,6 +267,23 @@ def refused_in_the_background(stage):
 
 
 @scenario(*TCP)
+def error_not_taken_and_dissolved(stage):
+    """E24: on MPTCP the error outlives the AF_UNSPEC, and is nothing that a later success has to do with."""
+    refused_in_the_background(stage)
+    stage.connect2(SockAddr(UNSPEC))
+    stage.connect(stage.listener(), times=2)
+    stage.so_error()
+
+
+@scenario(*TCP)
+def error_not_taken_dissolved_and_refused(stage):
+    """E24."""
+    refused_in_the_background(stage)
+    stage.connect2(SockAddr(UNSPEC))
+    stage.connect(stage.bound(), times=2)
+
+
+@scenario(*TCP)
 def error_not_taken(stage):
     refused_in_the_background(stage)
     stage.connect(stage.bound(), times=2)

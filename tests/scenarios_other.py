@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from socket import (
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, IPPROTO_ICMP, IPPROTO_IPV6, IPPROTO_TCP,
-    IPV6_V6ONLY, SHUT_RD, SHUT_RDWR, SO_BINDTODEVICE, SO_BROADCAST, SO_LINGER, SO_PASSCRED,
-    SO_REUSEADDR, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, SOL_SOCKET,
+    IPV6_V6ONLY, MSG_NOSIGNAL, SHUT_RD, SHUT_RDWR, SO_BINDTODEVICE, SO_BROADCAST, SO_LINGER,
+    SO_PASSCRED, SO_REUSEADDR, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, SOL_SOCKET,
 )
 
 from networks import CLONE_FS, ELSEWHERE, check, libc, network
@@ -577,6 +577,15 @@ def shut_down_before(stage):
 def shut_down_before_refused(stage):
     stage.call("shutdown", stage.client().shutdown, SHUT_RDWR)
     stage.connect(stage.bound(), times=2)
+
+
+@scenario("tcp4", "mptcp4")
+def shut_down_before_unreachable(stage):
+    """An error that began no handshake leaves the shutdown as it was: the next one connects, and can't send."""
+    stage.call("shutdown", stage.client().shutdown, SHUT_RDWR)
+    stage.connect(("224.0.0.1", 9))
+    stage.connect(stage.listener())
+    stage.call("send", stage.sock.send, b"x", MSG_NOSIGNAL)
 
 
 @scenario(*TCP)

@@ -230,7 +230,7 @@ def test_doctor_names_the_first_fixed_release_of_the_branch(main, monkeypatch):
     report = json.loads(main("doctor", "--json")[1])
     assert {erratum["id"]: erratum["fixed_in"] for erratum in report["connect_errata"]} == {
         "E4": None, "E7": "6.1.22", "E8": "6.1.63", "E11": "6.1.63", "E13": None, "E14": None,
-            "E23": "6.1.63"}
+            "E23": "6.1.63", "E24": "6.1.63"}
     e7, = (erratum for erratum in report["connect_errata"] if erratum["id"] == "E7")
     assert e7["advice"].startswith("Treat ECONNABORTED as not tried")
     assert e7["report"] == "axboe/liburing#828, axboe/liburing#1274"

@@ -22,7 +22,7 @@ ANSWERED_BY = {
     m.CONNECT: m.ANSWERS + (m.EXPIRED,),
     m.WAIT: (m.READY, m.HANGUP, m.EXPIRED, m.SNDTIMEO),
     m.SLEEP: (m.READY, m.EXPIRED, m.SNDTIMEO),
-    m.LOOK: (m.CLEAN, m.DIRTY),
+    m.LOOK: (m.CLEAN, m.DIRTY, m.STALE),
     m.CHECK: (m.CLEAN, m.DIRTY),
     m.INSPECT: (m.INTACT, m.DISCONNECTED),
     m.FETCH: m.ANSWERS,
