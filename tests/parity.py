@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import random
+import re
 import select
 import signal
 import socket
@@ -295,35 +296,17 @@ class _Pending:
     def __init__(self, stage, sock, address):
         self.stage, self.sock = stage, sock
         self.answer = None
-        self.ready = threading.Event()
         self.thread = threading.Thread(target=self._run, args=(address,))
         self.thread.start()
-        self.ready.wait()
         stage.wait_until_sent(sock)
         stage.callback(self._rescue)
-        end = time.monotonic() + LIMIT
-        seen = 0
-        while seen < 3 and self.thread.is_alive() and time.monotonic() < end:
-            time.sleep(GRACE / 3)
-            seen = seen + 1 if self._waits() else 0
+        wait_until_asleep(self.thread)
 
     def _run(self, address):
-        self.tid = threading.get_native_id()
-        self.ready.set()
         try:
             self.answer = self.stage.way(self.sock, address)
         except BaseException as error:
             self.answer = repr(error)
-
-    def _waits(self):
-        """Its thread is asleep in the kernel, and not because another has the interpreter."""
-        with contextlib.suppress(OSError):
-            task = Path(f"/proc/self/task/{self.tid}")
-            if (task / "stat").read_text().rpartition(")")[2].split()[0] == "S":
-                with contextlib.suppress(OSError):      # where the kernel has no such file
-                    return (task / "syscall").read_text().split()[0] not in FUTEX
-                return True
-        return False
 
     def finish(self, what="connect"):
         """Write down how it ended; or that it did not."""
@@ -343,6 +326,35 @@ class _Pending:
             if self.sock.fileno() >= 0:
                 syscalls.connect(self.sock.fileno(), UNSPEC)
             self.thread.join(0.01)
+
+
+def wait_until_asleep(thread):
+    """Wait until a thread is asleep in the kernel, and not because another has the interpreter; or is dead."""
+    # One that waits for the interpreter looks again after each switch interval.
+    pause = max(GRACE / 3, sys.getswitchinterval())
+    # On AF_UNIX pyuring may do no more than pause and try again, and never sleep for long (E16).
+    end = time.monotonic() + (LIMIT if os.path.exists("/proc/self/syscall") else 3)
+    before, seen = None, 0
+    while seen < 3 and thread.is_alive() and time.monotonic() < end:
+        time.sleep(pause)
+        now = _asleep(thread.native_id)
+        seen = seen + 1 if now == before is not None else 0
+        before = now
+
+
+def _asleep(tid):
+    """None: it is not asleep. Else what stays the same while it is, and waits for nothing of Python's."""
+    task = Path(f"/proc/self/task/{tid}")
+    try:
+        if (task / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+            return None
+        try:
+            call = (task / "syscall").read_text().split()[0]
+            return None if call in FUTEX else call
+        except OSError:         # this kernel has no such file: how often it has gone to sleep
+            return re.search(r"^voluntary_ctxt_switches:.*", (task / "status").read_text(), re.M)[0]
+    except OSError:
+        return None
 
 
 def poll_mask(sock):

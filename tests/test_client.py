@@ -26,6 +26,7 @@ from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_DGRAM, SOCK_SEQPAC
 import pytest
 
 import pyuring
+from parity import wait_until_asleep
 from pyuring import client, errors, sockaddr, syscalls
 from pyuring.client import connect, create_connection
 from pyuring.many import connect_many
@@ -679,6 +680,7 @@ def test_shutdown_from_another_thread_ends_it_as_it_ends_connect_2(world, honest
         sock, busy = world.socket(), None
         with in_thread(ask, sock, full) as answers:
             until(lambda: under_way(sock))
+            wait_until_asleep(threading.enumerate()[-1])    # sooner: the next test
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError as error:        # E21: 5.10.218, 6.1.33 to 6.1.59, and the connect goes on

@@ -32,11 +32,13 @@ def good(row):
 
 
 def failed_steps(row):
-    """{what: what guest.py's run() says of it}; tests that pass when they are run again have not failed."""
+    """{what: what guest.py's run() says of it}; what goes well when it is run again, alone, has not failed."""
     steps = {step: row[step] for step in ("tour", "thrice", "parity", "pytest")
              if row.get(step, {}).get("exit")}
     if row.get("pytest", {}).get("again", {}).get("exit") == 0:
         del steps["pytest"]
+    if row.get("parity", {}).get("exit") == 1 and row["parity"].get("twice") == []:
+        del steps["parity"]
     return steps
 
 
@@ -52,18 +54,28 @@ def one_line(row):
 
 
 def why_not_good(row):
-    """The ends of what the programs that failed there have printed; tests that failed once as well."""
+    """The ends of what the programs that failed there have printed; of those that failed once as well."""
     steps = failed_steps(row)
     if "again" in row.get("pytest", {}):
         steps["pytest"] = row["pytest"]
+    if "twice" in row.get("parity", {}):
+        steps["parity"] = {**row["parity"], "text": once(row)}
     return [f"{row['name']}, {step}, exit {ran['exit']} after {ran['seconds']:.0f} s:\n{ran['text'][-8000:]}"
             for step, ran in steps.items()]
+
+
+def once(row):
+    """The cells that differed, not those of the bare opcode; and which of them did so again."""
+    lines = [f"{cell['scenario']}, {cell['socket']}, {cell['way']}: {difference(cell)}"
+             for cell in cells(row) if cell["differs"] and cell["way"] != "native"]
+    return "\n".join([*lines, f"when they were played again, these differed: {row['parity']['twice'] or 'none'}"])
 
 
 def cells_text(row):
     if "report" not in row["parity"]:
         return f"none (exit {row['parity']['exit']})"
-    return " ".join(f"{way} {differing(row, way)}" for way in WAYS)
+    again = f"; again {len(row['parity']['twice'])}" if "twice" in row["parity"] else ""
+    return " ".join(f"{way} {differing(row, way)}" for way in WAYS) + again
 
 
 def tests_text(row):
