@@ -105,6 +105,34 @@ def by_connect2(sock, address):
     return name(code)
 
 
+def by_poll(sock, address):
+    """What is left to a program that wants a time limit: poll for POLLOUT, then SO_ERROR, as connect(2)'s
+    man page says. Where that has nothing to tell, connect(2) once more; unless the handshake is gone, as
+    TCP_INFO tells, for that would begin another: it is ECONNABORTED then, connect(2)'s own word."""
+    fd = sock.fileno()
+    before = os.get_blocking(fd)
+    os.set_blocking(fd, False)
+    try:
+        code = -syscalls.connect(fd, address.raw)
+        if code in (errno.EINPROGRESS, errno.EALREADY):
+            poll = select.poll()
+            poll.register(fd, POLLOUT)
+            if not poll.poll(LIMIT * 1000):
+                return "pending"
+            code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+            if not code and Stage.tcp_state(sock) == TCP_CLOSE:
+                code = errno.ECONNABORTED
+            elif not code:
+                code = -syscalls.connect(fd, address.raw)
+                if code == errno.EISCONN:
+                    code = 0
+    except OSError as error:            # somebody has closed it
+        code = error.errno
+    finally:
+        os.set_blocking(fd, before)
+    return name(code)
+
+
 def by_pyuring(strategy, timeout=None):
     """A way that is pyuring.connect() by this strategy."""
     def connect(sock, address):
@@ -125,6 +153,7 @@ WAYS = {
     "syscall": by_pyuring("syscall"),
     "syscall+timeout": by_pyuring("syscall", 60),
 }
+REFERENCES = {"connect(2)": by_connect2, "poll(2)": by_poll}
 OVER_THE_RING = ("native", "emulated", "emulated+timeout")
 
 
@@ -403,25 +432,29 @@ AFTERMATHS = (look, listen, connect_again)
 
 
 # -- scenarios ----------------------------------------------------------------------------------------------
-class Scenario(collections.namedtuple("Scenario", "name play kinds aftermaths slow rounds ways")):
+class Scenario(collections.namedtuple("Scenario", "name play kinds aftermaths slow rounds ways polled")):
     """A function of a Stage, and for which kinds of socket.
 
     aftermaths   what to look at afterwards; () where there is no socket to look at
     slow         it waits, for a retransmission mostly: it is played beside others
     rounds       how often to ask connect(2); more where it is known not to answer the same twice
     ways         by which ways
+    polled       a way with a time limit may also answer as poll(2) and SO_ERROR do
     """
+
+    def references(self, way):
+        return list(REFERENCES) if self.polled and "timeout" in way else ["connect(2)"]
 
 
 SCENARIOS = {}
 
 
-def scenario(*kinds, aftermaths=AFTERMATHS, slow=False, rounds=2, ways=tuple(WAYS)):
+def scenario(*kinds, aftermaths=AFTERMATHS, slow=False, rounds=2, ways=tuple(WAYS), polled=False):
     """Make a scenario of a function, and keep it in SCENARIOS."""
     def keep(function):
         assert function.__name__ not in SCENARIOS, function.__name__
         SCENARIOS[function.__name__] = Scenario(
-            function.__name__, function, kinds, aftermaths, slow, rounds, ways)
+            function.__name__, function, kinds, aftermaths, slow, rounds, ways, polled)
         return function
     return keep
 
@@ -452,22 +485,27 @@ class Matrix:
     def __init__(self):
         self._records = {}
 
-    def want(self, scene, kind, got=None):
+    def want(self, scene, kind, way, got=None):
         if why_no(kind):
             raise Skip(why_no(kind))
         wanted = []
         for index, aftermath in enumerate(scene.aftermaths or (None,)):
-            says = functools.partial(self._play, scene, kind, "connect(2)", aftermath)
-            records = set(map(says, range(scene.rounds)))
-            if len(records) > 1:                # It does not even agree with itself.
-                records.update(map(says, range(scene.rounds, scene.rounds + 6)))
-            first, step = scene.rounds + 6, 16 if scene.slow else 1
-            while got and got[index] not in records and first < 64:     # Or it does not seem to.
-                with ThreadPoolExecutor(step) as pool:
-                    records.update(pool.map(says, range(first, first + step)))
-                first += step
-            wanted.append(records)
+            wanted.append(set())
+            for reference in scene.references(way):
+                wanted[-1] |= self._says(scene, kind, reference, aftermath, got and got[index])
         return wanted
+
+    def _says(self, scene, kind, reference, aftermath, got):
+        says = functools.partial(self._play, scene, kind, reference, aftermath)
+        records = set(map(says, range(scene.rounds)))
+        if len(records) > 1:                # It does not even agree with itself.
+            records.update(map(says, range(scene.rounds, scene.rounds + 6)))
+        first, step = scene.rounds + 6, 16 if scene.slow else 1
+        while got and got not in records and first < 64:     # Or it does not seem to.
+            with ThreadPoolExecutor(step) as pool:
+                records.update(pool.map(says, range(first, first + step)))
+            first += step
+        return records
 
     def got(self, scene, kind, way):
         why = why_no(kind) or way in OVER_THE_RING and why_no_ring()
@@ -478,10 +516,10 @@ class Matrix:
     def _play(self, *key):
         if key not in self._records:
             scene, kind, way, aftermath, *_ = key
-            self._records[key] = play(scene, kind, WAYS.get(way, by_connect2), aftermath)
+            self._records[key] = play(scene, kind, WAYS.get(way) or REFERENCES[way], aftermath)
         record = self._records[key]
         if isinstance(record, Exception):
-            if isinstance(record, Skip) or key[2] == "connect(2)":
+            if isinstance(record, Skip) or key[2] in REFERENCES:
                 raise record
             return f"ended by {record!r}"
         return record
@@ -500,8 +538,8 @@ class Matrix:
                 for aftermath in scene.aftermaths or (None,):
                     if way not in OVER_THE_RING or not why_no_ring():
                         keys[scene, kind, way, aftermath] = None
-                    keys.update(dict.fromkeys(
-                        (scene, kind, "connect(2)", aftermath, n) for n in range(scene.rounds)))
+                    keys.update(dict.fromkeys((scene, kind, reference, aftermath, n) for n in range(scene.rounds)
+                                              for reference in scene.references(way)))
 
         def one(key):
             with contextlib.suppress(Exception):        # told to whoever asks for the cell
@@ -551,7 +589,7 @@ def main():
                    "differs": None, "why": ""}
             try:
                 got = matrix.got(scene, kind, way)
-                want = matrix.want(scene, kind, None if way == "native" else got)
+                want = matrix.want(scene, kind, way, None if way == "native" else got)
                 row.update(got=got, want=list(map(sorted, want)),
                            differs=any(record not in records for record, records in zip(got, want)))
             except Skip as skip:

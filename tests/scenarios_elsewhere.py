@@ -26,7 +26,7 @@ from networks import ALONE, network
 from parity import TCP, UDP, UNIX, UNIX_STREAM, listen, look, scenario
 from pyuring import sockaddr
 from pyuring.sockaddr import UNSPEC, SockAddr
-from scenarios import STREAM, UNTIMED, Recorder, begun, patience, refused_in_the_background
+from scenarios import STREAM, Recorder, begun, patience, refused_in_the_background
 from scenarios_other import (
     TCP_PLAIN, any_server, bound_client, family_only, port_of, troupe, unix, wait_for,
 )
@@ -654,7 +654,7 @@ def liburing_connect_rep(stage):
     stage.connect(server, times=32)
 
 
-@scenario(*TCP, slow=True, ways=UNTIMED)
+@scenario(*TCP, slow=True, polled=True)
 def liburing_conn_unreach(stage):
     """conn-unreach.c: shut down while there is no answer."""
     stage.enter_context(network("alone and patient"))

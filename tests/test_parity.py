@@ -44,7 +44,7 @@ def cell_of(matrix, cell):
     scene, kind, way = cell
     try:
         got = matrix.got(scene, kind, way)
-        return matrix.want(scene, kind, None if way == "native" else got), got
+        return matrix.want(scene, kind, way, None if way == "native" else got), got
     except parity.Skip as skip:
         pytest.skip(str(skip))
 
