@@ -299,7 +299,8 @@ ERRATA = {erratum.id: erratum for erratum in (
         "E3", "not on SQPOLL rings", "EINVAL on a ring with IORING_SETUP_SQPOLL",
         "Submit connects on a ring without SQPOLL.",
         "0", "5.9 at the latest, from memory; 5.7 and 5.8 may have it too", (),
-        "read in 5.6.4, and no more in 5.10.262; not run"),
+        "read in 5.6.4, and no more in 5.10.262; not run",
+        (("mainline", "5.5", "5.9"),)),
     Erratum(
         "E4", "O_NONBLOCK is waited for",
         "an O_NONBLOCK socket is waited for: the request stays pending, and never says EINPROGRESS",

@@ -128,6 +128,7 @@ def test_the_errata_are_e1_to_e24_in_order_and_complete():
 # As the commits' backports were announced: (branch, first bad, first fixed)
 AFFECTED = {
     "E1": [("mainline", "0.0", "5.5")],
+    "E3": [("mainline", "5.5", "5.9")],         # "at the latest", says its text
     "E6": [("mainline", "5.5", "6.1"), ("6.0.y", "6.0", "6.0.3")],
     "E7": [("mainline", "6.1", "6.3-rc4"), ("6.0.y", "6.0.3", None), ("6.1.y", "6.1", "6.1.22"),
            ("6.2.y", "6.2", "6.2.9")],
