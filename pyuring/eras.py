@@ -54,6 +54,9 @@ BACKPORTS = {
     (7, 3): ((2, "G"),),
 }
 _NEWEST = (7, 3)            # beyond this branch the table only continues what it knows
+#: All branches that were released with io_uring in them: 5.1 to 5.19, 6.0 to 6.19, 7.0 and on.
+BRANCHES = (*((5, minor) for minor in range(1, 20)), *((6, minor) for minor in range(20)),
+            *((7, minor) for minor in range(_NEWEST[1] + 1)))
 _RELEASED = 1 << 16         # instead of an rc: after all of them
 
 #: major, minor, patch  numbers; 6.2 is 6.2.0
@@ -173,6 +176,12 @@ def _mainline_name(first):
     major, minor, rc = first
     # The first rc of a version that has the change: in releases, that version.
     return f"{major}.{minor}" if rc <= 1 else f"{major}.{minor}-rc{rc}"
+
+
+def before(release: str) -> str:
+    """The branch that came before: 6.15 for 6.16, 6.19 for 7.0."""
+    major, minor = map(int, release.split("."))
+    return "{}.{}".format(*BRANCHES[BRANCHES.index((major, minor)) - 1])
 
 
 def fixed_in(erratum: Erratum, branch: tuple[int, int], era: str) -> tuple[str | None, str | None]:

@@ -107,6 +107,12 @@ def test_the_tables_only_go_forwards():
         assert [order.index(letter) for letter in letters] == sorted({order.index(x) for x in letters})
 
 
+def test_every_branch_has_one_before_it():
+    assert eras.before("6.16") == "6.15" and eras.before("6.0") == "5.19" and eras.before("7.0") == "6.19"
+    assert set(BACKPORTS) <= set(eras.BRANCHES) and eras.BRANCHES[-1] == eras._NEWEST
+    assert list(eras.BRANCHES) == sorted(set(eras.BRANCHES))
+
+
 # ---- the errata as data -----------------------------------------------------------------------------
 
 def test_the_errata_are_e1_to_e24_in_order_and_complete():
