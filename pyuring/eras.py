@@ -135,21 +135,41 @@ def name_of(version: Version) -> str:
 def spans(letters: str) -> list[tuple[str, str, str | None]]:
     """Where any of these eras holds: [(branch, first release, first release without, or None)].
 
-    First mainline, whose releases without rc begin each branch; then every stable branch that
-    changed later ("6.1.y"). None: to the end of the branch, or until today.
+    First mainline, whose releases without rc begin each branch; then the stable branches ("6.1.y")
+    that changed later, or did not when mainline did. None: to the end of the branch, or until today.
     """
     found = _runs(letters, [(_mainline_name(first), era) for first, era in MAINLINE], "mainline")
-    for major, minor in BACKPORTS:
-        branch = f"{major}.{minor}"
-        found += _runs(letters, [(_patched(branch, patch), era)
-                                 for patch, era in history((major, minor))], branch + ".y")
+    kept = _left_behind(letters)
+    for branch in BRANCHES:
+        if branch in BACKPORTS or branch in kept:
+            name = "{}.{}".format(*branch)
+            found += _runs(letters, [(_patched(name, patch), era) for patch, era in history(branch)], name + ".y")
     return found
+
+
+def _left_behind(letters):
+    """The branches that were born with one of these, kept it, and saw mainline lose it."""
+    lost = [first[:2] for first, era in MAINLINE if era not in letters]
+    return {branch for branch in BRANCHES if branch not in BACKPORTS
+            and era_of(Version(*branch, 0, None, False)) in letters and any(branch < later for later in lost)}
 
 
 def releases(letters: str) -> str:
     """spans() in words, one line: "mainline from 6.1 until 6.3-rc4; 6.0.y from 6.0.3; ..."."""
-    return "; ".join(f"{branch}" + (f" from {first}" if first != "0.0" else "")
-                     + (f" until {fixed}" if fixed else "") for branch, first, fixed in spans(letters))
+    words, kept = [], _left_behind(letters)
+    whole = {"{}.{}.y".format(*branch): branch for branch in kept}
+    row = []                                # the last words are for these, side by side in BRANCHES
+    for branch, first, fixed in spans(letters):
+        if branch not in whole:
+            row = []
+            words.append(branch + (f" from {first}" if first != "0.0" else "") + (f" until {fixed}" if fixed else ""))
+            continue
+        if row:
+            words.pop()
+        row.append(branch)
+        between = " and " if len(row) == 2 else " to "
+        words.append((row[0] if len(row) == 1 else row[0] + between + row[-1]) + " for good")
+    return "; ".join(words)
 
 
 def _runs(letters, history, branch):
@@ -405,7 +425,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         "E19", "no cancelling by fd", "IORING_ASYNC_CANCEL_FD answers EINVAL, and the request goes on",
         "Cancel by user_data.",
         "0A", "5.19", (), "measured on 5.10.46, 5.10.218 and 5.10.262",
-        (("mainline", "5.5", "5.19"),), "around"),
+        (("mainline", "5.5", "5.19"), ("5.10.y", "5.10", None)), "around"),
     Erratum(
         "E20", "close(2) ends nothing",
         "close(2) does not end a pending request, as it ends no connect(2) in another thread",
