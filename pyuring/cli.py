@@ -344,12 +344,16 @@ def _errata(works):
 
 
 def _when_fixed(erratum, works):
-    """(the first release in this kernel's branch that no longer has it, or None; that in words)"""
+    """(the first release in this kernel's branch that no longer has it, or None; that in words)
+
+    None also where releases before it were not run, and may be fixed."""
     try:
         branch = eras.parse_version(works.release)[:2]
     except ValueError:                      # a release that does not even look like one
         branch = (0, 0)
     fixed, again = eras.fixed_in(erratum, branch, works.era)
+    if fixed in erratum.measured:
+        return None, f"Fixed in {fixed} or before."
     if fixed:
         return fixed, f"Fixed in {fixed}" + (f", back in {again}." if again else ".")
     mainline = [(first, fixed) for name, first, fixed in erratum.affected if name == "mainline"]

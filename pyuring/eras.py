@@ -282,8 +282,8 @@ ERAS = {era.letter: era for era in (
 )}
 
 # -- the errata -----------------------------------------------------------------------------------
-_Fields = namedtuple("_Fields", "id title symptom workaround eras fix reports evidence ranges scope",
-                     defaults=((), "request"))
+_Fields = namedtuple("_Fields", "id title symptom workaround eras fix reports evidence ranges scope measured",
+                     defaults=((), "request", ()))
 
 
 class Erratum(_Fields):
@@ -300,6 +300,8 @@ class Erratum(_Fields):
                  None), as spans() gives them
     scope        "request": in the result of a plain request, or in what it leaves behind;
                  "around": in cancelling it, in other flags, in other calls
+    measured     the releases in `ranges` that are only the first which were run on that side of the
+                 change: it came in one of those, or in an earlier one that was not run
     """
 
     __slots__ = ()
@@ -343,7 +345,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         ("axboe/liburing#841", "romange/helio#63"),
         "measured on 5.10.46, and no more on 5.10.218; the releases between were not run, nor was 6.3, "
         "where APOLL_MAX_RETRY is new",
-        (("mainline", "5.7", "6.3"), ("5.10.y", "5.10", "5.10.218"))),
+        (("mainline", "5.7", "6.3"), ("5.10.y", "5.10", "5.10.218")), measured=("5.10.218",)),
     Erratum(
         "E6", "EBADFD on Bluetooth",
         "RFCOMM: EBADFD, although the socket is connected",
@@ -439,7 +441,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         "", "\"tcp: allow again tcp_disconnect() when threads are waiting\"", (),
         "measured on 5.10.218 and 5.10.262; 6.1.y read in the changelogs, mainline from memory",
         (("mainline", "6.4", "6.6"), ("5.10.y", "5.10.218", None), ("6.1.y", "6.1.33", "6.1.60")),
-        "around"),
+        "around", ("5.10.218",)),
     Erratum(
         "E22", "connect(2) itself: EPIPE",
         "connect(2) itself: of two threads in it on one socket the second to wake says EPIPE",

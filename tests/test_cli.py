@@ -267,6 +267,15 @@ def test_doctor_says_where_it_was_fixed_for_a_while(main, monkeypatch, letter, r
     assert "E13" in unfixed and "E11" not in unfixed and "E23" not in unfixed and "E24" not in unfixed
 
 
+def test_doctor_does_not_call_the_first_release_that_was_measured_the_first_that_is_fixed(main, monkeypatch):
+    """E5: there on 5.10.46, not there on 5.10.218, and nobody ran the releases between."""
+    behaves(monkeypatch, "A", "5.10.46", ("E5", "E9", "E17"))
+    report = json.loads(main("doctor", "--json")[1])
+    found = {erratum["id"]: (erratum["fixed_in"], erratum["advice"]) for erratum in report["connect_errata"]}
+    assert found["E5"] == (None, eras.ERRATA["E5"].workaround + " Fixed in 5.10.218 or before.")
+    assert found["E17"] == ("5.10.162", eras.ERRATA["E17"].workaround + " Fixed in 5.10.162.")
+
+
 @pytest.mark.parametrize("code, remedy", [
     (errno.EMFILE, "ulimit -n"), (errno.EADDRNOTAVAIL, "ip link set lo up")])
 @pytest.mark.parametrize("what", ["B", "--all"])

@@ -174,12 +174,21 @@ def test_an_erratum_says_where_it_is_by_branch(name):
     ("E11", (6, 1), "B", ("6.1.63", "6.1.147")), ("E11", (6, 1), "C", ("6.1.63", "6.1.147")),
     ("E11", (6, 1), "F", (None, None)), ("E11", (6, 18), "F", (None, None)),
     ("E16", (6, 12), "D", ("6.12.117", None)), ("E16", (7, 3), "F", ("7.3.2", None)),
-    ("E17", (5, 10), "A", ("5.10.162", None)), ("E19", (5, 10), "A", (None, None)),
+    ("E5", (5, 10), "A", ("5.10.218", None)), ("E17", (5, 10), "A", ("5.10.162", None)), ("E19", (5, 10), "A", (None, None)),
     ("E10", (5, 14), "E", (None, None)),        # a vendor's: era E never was in kernel.org's 5.14.y
     ("E10", (6, 12), "", (None, None)),
 ])
 def test_the_first_fixed_release_is_looked_for_in_the_kernels_own_branch(name, branch, era, expected):
     assert eras.fixed_in(ERRATA[name], branch, era) == expected
+
+
+def test_what_was_only_measured_is_told_apart_from_what_a_changelog_says():
+    """A row's first or last release that is a measurement's is listed in `measured`, and in `evidence`."""
+    assert {erratum.id: erratum.measured for erratum in ERRATA.values() if erratum.measured} == {
+        "E5": ("5.10.218",), "E21": ("5.10.218",)}
+    for erratum in ERRATA.values():
+        ends = {release for row in erratum.ranges for release in row[1:]}
+        assert set(erratum.measured) <= ends and all(release in erratum.evidence for release in erratum.measured)
 
 
 def test_fixed_means_fixed():
