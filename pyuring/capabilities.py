@@ -9,7 +9,9 @@ Read next: client.py, which connects by whatever works; `python3 -m pyuring doct
 from __future__ import annotations
 
 from collections import namedtuple
-from errno import EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS, EPERM
+from errno import (
+    EACCES, EAFNOSUPPORT, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS, EPERM, EPROTONOSUPPORT,
+)
 
 from . import abi, errors, host, syscalls
 from .ring import Ring
@@ -59,7 +61,10 @@ _COMPANIONS = {
     abi.IORING_SETUP_HYBRID_IOPOLL: abi.IORING_SETUP_IOPOLL,
     abi.IORING_SETUP_SQ_REWIND: abi.IORING_SETUP_NO_SQARRAY,
 }
-_PASSING = (EMFILE, ENFILE, ENOMEM, ENOBUFS)    # says nothing lasting
+_PASSING = (EMFILE, ENFILE, ENOMEM, ENOBUFS)    # says nothing of a setup flag
+# Where connect can't be examined: what a filter, a policy or a kernel built without TCP says for as
+# long as this process lives. All else may pass: lo comes up, a busy machine gets less so.
+_LASTING = (EPERM, EACCES, ENOSYS, EAFNOSUPPORT, EPROTONOSUPPORT)
 
 _known: Capabilities | None = None
 
@@ -114,7 +119,7 @@ def _errata(ring):
     try:
         era, met = eras.recognise(examine.observe(ring), examine.OBSERVABLE)
     except OSError as error:            # no loopback, a filter on sockets, no file left, ...
-        return None, "", f"IORING_OP_CONNECT was not examined: {error}", error.errno not in _PASSING
+        return None, "", f"IORING_OP_CONNECT was not examined: {error}", error.errno in _LASTING
     return met, era, "", True
 
 

@@ -344,20 +344,33 @@ def _errata(works):
 
 
 def _when_fixed(erratum, works):
-    """(the first release in this kernel's branch that no longer has it, or None; that in words)"""
+    """(the first release in this kernel's branch that no longer has it, or None; that in words)
+
+    None also where releases before it were not run, and may be fixed."""
     try:
         branch = eras.parse_version(works.release)[:2]
     except ValueError:                      # a release that does not even look like one
         branch = (0, 0)
     fixed, again = eras.fixed_in(erratum, branch, works.era)
+    if fixed in erratum.measured:
+        return None, f"Fixed in {fixed} or before."
     if fixed:
         return fixed, f"Fixed in {fixed}" + (f", back in {again}." if again else ".")
-    elsewhere = [first for name, _, first in erratum.affected if name == "mainline"][-1:]
-    if not elsewhere or elsewhere[0] is None:
+    mainline = [(first, fixed) for name, first, fixed in erratum.affected if name == "mainline"]
+    if not any(fixed for _, fixed in mainline):
         return None, _UNFIXED.strip()
-    never = any(era == works.era for _, era in eras.history(branch))
-    return None, f"Fixed in {elsewhere[0].partition('-')[0]}" + (
-        f", never in {branch[0]}.{branch[1]}.y." if never else ".")
+    back, gone = mainline[-1]
+    theirs = f"{branch[0]}.{branch[1]}.y" if any(era == works.era for _, era in eras.history(branch)) else ""
+    if gone:
+        return None, f"Fixed in {_release(gone)}" + (f", never in {theirs}." if theirs else ".")
+    # It went and came back; stable branches that were free of it got it again by patches.
+    return None, (f"Not in {_release(mainline[-2][1])} to {eras.before(_release(back))} as they came out; back in "
+                  f"{_release(back)}" + (f"; no later fix in {theirs}." if theirs else "."))
+
+
+def _release(of_mainline):
+    """6.16-rc7 was on the way to 6.16, which is what people run."""
+    return of_mainline.partition("-")[0]
 
 
 def _show_errata(works, errata):

@@ -54,6 +54,9 @@ BACKPORTS = {
     (7, 3): ((2, "G"),),
 }
 _NEWEST = (7, 3)            # beyond this branch the table only continues what it knows
+#: All branches that were released with io_uring in them: 5.1 to 5.19, 6.0 to 6.19, 7.0 and on.
+BRANCHES = (*((5, minor) for minor in range(1, 20)), *((6, minor) for minor in range(20)),
+            *((7, minor) for minor in range(_NEWEST[1] + 1)))
 _RELEASED = 1 << 16         # instead of an rc: after all of them
 
 #: major, minor, patch  numbers; 6.2 is 6.2.0
@@ -132,21 +135,41 @@ def name_of(version: Version) -> str:
 def spans(letters: str) -> list[tuple[str, str, str | None]]:
     """Where any of these eras holds: [(branch, first release, first release without, or None)].
 
-    First mainline, whose releases without rc begin each branch; then every stable branch that
-    changed later ("6.1.y"). None: to the end of the branch, or until today.
+    First mainline, whose releases without rc begin each branch; then the stable branches ("6.1.y")
+    that changed later, or did not when mainline did. None: to the end of the branch, or until today.
     """
     found = _runs(letters, [(_mainline_name(first), era) for first, era in MAINLINE], "mainline")
-    for major, minor in BACKPORTS:
-        branch = f"{major}.{minor}"
-        found += _runs(letters, [(_patched(branch, patch), era)
-                                 for patch, era in history((major, minor))], branch + ".y")
+    kept = _left_behind(letters)
+    for branch in BRANCHES:
+        if branch in BACKPORTS or branch in kept:
+            name = "{}.{}".format(*branch)
+            found += _runs(letters, [(_patched(name, patch), era) for patch, era in history(branch)], name + ".y")
     return found
+
+
+def _left_behind(letters):
+    """The branches that were born with one of these, kept it, and saw mainline lose it."""
+    lost = [first[:2] for first, era in MAINLINE if era not in letters]
+    return {branch for branch in BRANCHES if branch not in BACKPORTS
+            and era_of(Version(*branch, 0, None, False)) in letters and any(branch < later for later in lost)}
 
 
 def releases(letters: str) -> str:
     """spans() in words, one line: "mainline from 6.1 until 6.3-rc4; 6.0.y from 6.0.3; ..."."""
-    return "; ".join(f"{branch}" + (f" from {first}" if first != "0.0" else "")
-                     + (f" until {fixed}" if fixed else "") for branch, first, fixed in spans(letters))
+    words, kept = [], _left_behind(letters)
+    whole = {"{}.{}.y".format(*branch): branch for branch in kept}
+    row = []                                # the last words are for these, side by side in BRANCHES
+    for branch, first, fixed in spans(letters):
+        if branch not in whole:
+            row = []
+            words.append(branch + (f" from {first}" if first != "0.0" else "") + (f" until {fixed}" if fixed else ""))
+            continue
+        if row:
+            words.pop()
+        row.append(branch)
+        between = " and " if len(row) == 2 else " to "
+        words.append((row[0] if len(row) == 1 else row[0] + between + row[-1]) + " for good")
+    return "; ".join(words)
 
 
 def _runs(letters, history, branch):
@@ -173,6 +196,12 @@ def _mainline_name(first):
     major, minor, rc = first
     # The first rc of a version that has the change: in releases, that version.
     return f"{major}.{minor}" if rc <= 1 else f"{major}.{minor}-rc{rc}"
+
+
+def before(release: str) -> str:
+    """The branch that came before: 6.15 for 6.16, 6.19 for 7.0."""
+    major, minor = map(int, release.split("."))
+    return "{}.{}".format(*BRANCHES[BRANCHES.index((major, minor)) - 1])
 
 
 def fixed_in(erratum: Erratum, branch: tuple[int, int], era: str) -> tuple[str | None, str | None]:
@@ -253,8 +282,8 @@ ERAS = {era.letter: era for era in (
 )}
 
 # -- the errata -----------------------------------------------------------------------------------
-_Fields = namedtuple("_Fields", "id title symptom workaround eras fix reports evidence ranges scope",
-                     defaults=((), "request"))
+_Fields = namedtuple("_Fields", "id title symptom workaround eras fix reports evidence ranges scope measured",
+                     defaults=((), "request", ()))
 
 
 class Erratum(_Fields):
@@ -271,6 +300,8 @@ class Erratum(_Fields):
                  None), as spans() gives them
     scope        "request": in the result of a plain request, or in what it leaves behind;
                  "around": in cancelling it, in other flags, in other calls
+    measured     the releases in `ranges` that are only the first which were run on that side of the
+                 change: it came in one of those, or in an earlier one that was not run
     """
 
     __slots__ = ()
@@ -299,7 +330,8 @@ ERRATA = {erratum.id: erratum for erratum in (
         "E3", "not on SQPOLL rings", "EINVAL on a ring with IORING_SETUP_SQPOLL",
         "Submit connects on a ring without SQPOLL.",
         "0", "5.9 at the latest, from memory; 5.7 and 5.8 may have it too", (),
-        "read in 5.6.4, and no more in 5.10.262; not run"),
+        "read in 5.6.4, and no more in 5.10.262; not run",
+        (("mainline", "5.5", "5.9"),)),
     Erratum(
         "E4", "O_NONBLOCK is waited for",
         "an O_NONBLOCK socket is waited for: the request stays pending, and never says EINPROGRESS",
@@ -313,7 +345,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         ("axboe/liburing#841", "romange/helio#63"),
         "measured on 5.10.46, and no more on 5.10.218; the releases between were not run, nor was 6.3, "
         "where APOLL_MAX_RETRY is new",
-        (("mainline", "5.7", "6.3"), ("5.10.y", "5.10", "5.10.218"))),
+        (("mainline", "5.7", "6.3"), ("5.10.y", "5.10", "5.10.218")), measured=("5.10.218",)),
     Erratum(
         "E6", "EBADFD on Bluetooth",
         "RFCOMM: EBADFD, although the socket is connected",
@@ -395,7 +427,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         "E19", "no cancelling by fd", "IORING_ASYNC_CANCEL_FD answers EINVAL, and the request goes on",
         "Cancel by user_data.",
         "0A", "5.19", (), "measured on 5.10.46, 5.10.218 and 5.10.262",
-        (("mainline", "5.5", "5.19"),), "around"),
+        (("mainline", "5.5", "5.19"), ("5.10.y", "5.10", None)), "around"),
     Erratum(
         "E20", "close(2) ends nothing",
         "close(2) does not end a pending request, as it ends no connect(2) in another thread",
@@ -409,7 +441,7 @@ ERRATA = {erratum.id: erratum for erratum in (
         "", "\"tcp: allow again tcp_disconnect() when threads are waiting\"", (),
         "measured on 5.10.218 and 5.10.262; 6.1.y read in the changelogs, mainline from memory",
         (("mainline", "6.4", "6.6"), ("5.10.y", "5.10.218", None), ("6.1.y", "6.1.33", "6.1.60")),
-        "around"),
+        "around", ("5.10.218",)),
     Erratum(
         "E22", "connect(2) itself: EPIPE",
         "connect(2) itself: of two threads in it on one socket the second to wake says EPIPE",

@@ -27,7 +27,7 @@ CAUSES = {
     "missing": "the kernel has no io_uring",
     "sysctl": "kernel.io_uring_disabled forbids it",
     "seccomp": "a seccomp filter blocks the system calls",
-    "lsm": "a security module (SELinux, AppArmor) forbids it",
+    "lsm": "a security module (SELinux, AppArmor) forbids it; under a seccomp filter perhaps that",
     "memlock": "RLIMIT_MEMLOCK is too low for a kernel before 5.12",
     "memory": "the kernel is out of memory",
     "nofile": "RLIMIT_NOFILE, or the system-wide limit of open files, is reached",
@@ -129,9 +129,13 @@ def explain_setup(code: int, host) -> Diagnosis:
                                                            else "was built without CONFIG_IO_URING"),
             "Boot Linux 5.6 or later, built with CONFIG_IO_URING=y (6.1 or later is best)")
     if code == errno.EACCES:
+        # A filter may answer any errno (seccomp(2), SECCOMP_RET_ERRNO), so it can't be ruled out.
+        either = ((f", or the filter on this process (Seccomp: {host.seccomp} in /proc/self/status) does",
+                   "; if there is none, allow io_uring_setup, io_uring_enter and io_uring_register (425-427) in "
+                   "the container's seccomp profile") if host.filtered else ("", ""))
         return Diagnosis(
-            "lsm", "EACCES: a security module forbids it",
-            "Look for 'avc: denied { ... io_uring }' in the audit log and allow it there")
+            "lsm", "EACCES: a security module forbids it" + either[0],
+            "Look for 'avc: denied { ... io_uring }' in the audit log and allow it there" + either[1])
     if code == errno.ENOMEM:
         if host.version is None or host.version < (5, 12):
             return Diagnosis(

@@ -180,8 +180,8 @@ NEXT = {
     # Two things can be had only by being asleep in connect(2), so a connect that is alone and has
     # no timeout waits there: EPIPE when another thread's AF_UNSPEC dissolves it (6.1; before, and
     # for whoever polls, it looks like a shutdown), and that shutdown(2) and AF_UNSPEC are refused
-    # with EBUSY meanwhile (E21: measured on 5.10.223). What connect(2) says is then the outcome,
-    # cleaned up. EISCONN: another thread took it; both waited for one connection.
+    # with EBUSY meanwhile (E21: measured on 5.10.218 and 5.10.262). What connect(2) says is then
+    # the outcome, cleaned up. EISCONN: another thread took it; both waited for one connection.
     **_rows(WAITING, (CONNECTED, ISCONN), (DONE, FINISH, 0)),
     **_rows(WAITING, (PENDING, ALREADY, INTERRUPTED), (WAITING, WAIT, KEEP)),
     **_rows(WAITING, (AGAIN, RESET, FAILED, ERROR), (DONE, FINISH, TAKE)),

@@ -247,6 +247,35 @@ def test_doctor_says_where_else_it_is_fixed(main, monkeypatch, letter, release, 
     assert words in " ".join(stdout.split())
 
 
+@pytest.mark.parametrize("letter, release, words", [
+    ("F", "6.18.44", "Not in 6.7 to 6.15 as they came out; back in 6.16; no later fix in 6.18.y."),
+    ("G", "7.3.4", "Not in 6.7 to 6.15 as they came out; back in 6.16; no later fix in 7.3.y."),
+    ("C", "6.4.16", "Not in 6.7 to 6.15 as they came out; back in 6.16; no later fix in 6.4.y."),
+    ("B", "6.0.9", "Not in 6.7 to 6.15 as they came out; back in 6.16; no later fix in 6.0.y."),
+    ("F", "6.12.100", "Not in 6.7 to 6.15 as they came out; back in 6.16; no later fix in 6.12.y."),
+    ("F", "5.14.0-570.el9.x86_64", "Not in 6.7 to 6.15 as they came out; back in 6.16.")])
+def test_doctor_says_where_it_was_fixed_for_a_while(main, monkeypatch, letter, release, words):
+    """E11, E23 and E24 came, went and came back: that no release has a fix would not be true."""
+    behaves(monkeypatch, letter, release)
+    report = json.loads(main("doctor", "--json")[1])
+    advice = {erratum["id"]: erratum["advice"] for erratum in report["connect_errata"]}
+    for name in ("E11", "E23", "E24"):
+        assert advice[name] == f"{eras.ERRATA[name].workaround} {words}"
+    assert advice["E13"].endswith("No release has a fix so far.")
+    _, stdout, _ = main("doctor")
+    unfixed = stdout[stdout.index("No release so far has a fix for"):].splitlines()[0]
+    assert "E13" in unfixed and "E11" not in unfixed and "E23" not in unfixed and "E24" not in unfixed
+
+
+def test_doctor_does_not_call_the_first_release_that_was_measured_the_first_that_is_fixed(main, monkeypatch):
+    """E5: there on 5.10.46, not there on 5.10.218, and nobody ran the releases between."""
+    behaves(monkeypatch, "A", "5.10.46", ("E5", "E9", "E17"))
+    report = json.loads(main("doctor", "--json")[1])
+    found = {erratum["id"]: (erratum["fixed_in"], erratum["advice"]) for erratum in report["connect_errata"]}
+    assert found["E5"] == (None, eras.ERRATA["E5"].workaround + " Fixed in 5.10.218 or before.")
+    assert found["E17"] == ("5.10.162", eras.ERRATA["E17"].workaround + " Fixed in 5.10.162.")
+
+
 @pytest.mark.parametrize("code, remedy", [
     (errno.EMFILE, "ulimit -n"), (errno.EADDRNOTAVAIL, "ip link set lo up")])
 @pytest.mark.parametrize("what", ["B", "--all"])

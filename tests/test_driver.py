@@ -638,6 +638,70 @@ def test_a_zero_is_believed_only_where_the_handshake_is_over(silent, listener, r
     assert tried(refused, SockAddr(sockaddr.UNSPEC)) == m.SETTLED
 
 
+@pytest.mark.parametrize("target, state, error", [
+    ("silent", m.WAITING, ECONNRESET),      # it goes on: so does the wait, with what is to be said kept
+    ("refused", m.WAITING, ECONNRESET),     # a failure that is still to be heard of
+    ("listener", m.DONE, 0)])
+def test_a_zero_of_a_later_attempt_is_believed_only_where_the_handshake_is_over(request, target, state, error):
+    """E23: an ICMP error may come while the machine is RETRYING, as well as before."""
+    address = request.getfixturevalue(target)
+    if target == "listener":
+        address = address.getsockname()
+    driver = RingDriver(ScriptedRing())
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        connect2(sock, address)
+        if target != "silent":
+            assert poll_mask(sock, 1000)
+        job = Job(sock, packed(address), m.START)
+        job.machine.state, job.machine.error, job.result = m.RETRYING, ECONNRESET, 0
+        event, code = driver._heard(job)
+        job.machine.feed(event, code)
+    assert (job.machine.state, job.machine.error) == (state, error)
+
+
+class _Socket:
+    """A TCP socket whose connect(2) says EISCONN, as after success on a kernel without E8."""
+
+    family = AF_INET
+
+    def __init__(self, fd, proto=0, fast_open=0):
+        self.fd, self.proto, self.fast_open = fd, proto, fast_open
+
+    def fileno(self):
+        return self.fd
+
+    def gettimeout(self):
+        return None
+
+    def getsockopt(self, level, name, size=0):
+        if name == driver_module._TCP_FASTOPEN_CONNECT:
+            return self.fast_open
+        return bytes(size) if size else 0
+
+
+@pytest.mark.parametrize("state, began_closed, segs_out, proto, fast_open, answer, settles", [
+    (m.CONFIRMING, True, 2, 0, 0, EISCONN, True),
+    (m.CONFIRMING, False, 2, 0, 0, EISCONN, False),         # under way before
+    (m.CONFIRMING, True, 0, 0, 0, EISCONN, False),          # no packet went: TCP_REPAIR
+    (m.CONFIRMING, True, 2, driver_module.IPPROTO_MPTCP, 0, EISCONN, False),
+    (m.CONFIRMING, True, 2, 0, 1, EISCONN, False),          # fast open
+    (m.CONFIRMING, True, 2, 0, 0, 0, False),                # E8: this call finished it
+    (m.CONFIRMING, True, 2, 0, 0, ECONNRESET, False),
+    (m.CALLING, True, 2, 0, 0, EISCONN, False),             # not after a success of the opcode's
+])
+def test_what_proves_that_success_is_settled(sock, monkeypatch, state, began_closed, segs_out, proto, fast_open,
+                                             answer, settles):
+    """_settles spares all later connects their CONFIRMING: one thing amiss, and it proves nothing."""
+    established = 1                                         # include/net/tcp_states.h
+    monkeypatch.setattr(driver_module, "_tcp_info", lambda sock: (established, segs_out))
+    monkeypatch.setattr(syscalls, "connect", lambda fd, raw: -answer)
+    job = Job(_Socket(sock.fileno(), proto, fast_open), packed(("127.0.0.1", 1)), m.START)
+    job.machine.state, job.began_closed = state, began_closed
+    RingDriver(ScriptedRing())._call(job)
+    assert RingDriver._settles == settles
+
+
 @pytest.mark.parametrize("kind", ["ring", "syscall"])
 def test_a_poll_that_would_come_back_at_once_for_ever_is_a_pause(io_uring, kind, silent, sock, monkeypatch):
     """E23: POLLERR, and the handshake goes on. Each round asked connect(2) again, without end."""

@@ -107,6 +107,12 @@ def test_the_tables_only_go_forwards():
         assert [order.index(letter) for letter in letters] == sorted({order.index(x) for x in letters})
 
 
+def test_every_branch_has_one_before_it():
+    assert eras.before("6.16") == "6.15" and eras.before("6.0") == "5.19" and eras.before("7.0") == "6.19"
+    assert set(BACKPORTS) <= set(eras.BRANCHES) and eras.BRANCHES[-1] == eras._NEWEST
+    assert list(eras.BRANCHES) == sorted(set(eras.BRANCHES))
+
+
 # ---- the errata as data -----------------------------------------------------------------------------
 
 def test_the_errata_are_e1_to_e24_in_order_and_complete():
@@ -125,23 +131,33 @@ def test_the_errata_are_e1_to_e24_in_order_and_complete():
         assert bool(erratum.fix) == bool(last)
 
 
-# As the commits' backports were announced: (branch, first bad, first fixed)
+def never(major, *minors):
+    """Rows of branches that have it from their first release to their last."""
+    return [(f"{major}.{minor}.y", f"{major}.{minor}", None) for minor in minors]
+
+
+# As the commits' backports were announced: (branch, first bad, first fixed). Branches that ended without
+# a fix that mainline got are there, too.
 AFFECTED = {
-    "E1": [("mainline", "0.0", "5.5")],
-    "E6": [("mainline", "5.5", "6.1"), ("6.0.y", "6.0", "6.0.3")],
+    "E1": [("mainline", "0.0", "5.5"), *never(5, 1, 2, 3, 4)],
+    "E2": [("mainline", "5.5", "5.7"), *never(5, 5, 6)],
+    "E3": [("mainline", "5.5", "5.9")],         # "at the latest", says its text
+    "E6": [("mainline", "5.5", "6.1"), *never(5, *range(5, 20)), ("6.0.y", "6.0", "6.0.3")],
     "E7": [("mainline", "6.1", "6.3-rc4"), ("6.0.y", "6.0.3", None), ("6.1.y", "6.1", "6.1.22"),
            ("6.2.y", "6.2", "6.2.9")],
-    "E8": [("mainline", "6.1", "6.7"), ("6.0.y", "6.0.3", None), ("6.1.y", "6.1", "6.1.63"), ("6.2.y", "6.2", None),
+    "E8": [("mainline", "6.1", "6.7"), ("6.0.y", "6.0.3", None), ("6.1.y", "6.1", "6.1.63"), *never(6, 2, 3, 4),
            ("6.5.y", "6.5", "6.5.12"), ("6.6.y", "6.6", "6.6.2")],
-    "E9": [("mainline", "5.7", "6.1"), ("mainline", "6.7", "6.14"), ("6.0.y", "6.0", "6.0.3"),
-           ("6.1.y", "6.1.63", "6.1.129"), ("6.5.y", "6.5.12", None), ("6.6.y", "6.6.2", "6.6.78"),
+    "E9": [("mainline", "5.7", "6.1"), ("mainline", "6.7", "6.14"), *never(5, *range(7, 20)),
+           ("6.0.y", "6.0", "6.0.3"), ("6.1.y", "6.1.63", "6.1.129"), ("6.5.y", "6.5.12", None),
+           ("6.6.y", "6.6.2", "6.6.78"), *never(6, *range(7, 12)),
            ("6.12.y", "6.12", "6.12.14"), ("6.13.y", "6.13", "6.13.3")],
     "E10": [("mainline", "6.14", "6.16-rc7"), ("6.1.y", "6.1.129", "6.1.147"), ("6.6.y", "6.6.78", "6.6.100"),
-            ("6.12.y", "6.12.14", "6.12.40"), ("6.13.y", "6.13.3", None), ("6.15.y", "6.15", "6.15.8")],
+            ("6.12.y", "6.12.14", "6.12.40"), ("6.13.y", "6.13.3", None), *never(6, 14), ("6.15.y", "6.15", "6.15.8")],
     "E11": [("mainline", "6.1", "6.7"), ("mainline", "6.16-rc7", None), ("6.0.y", "6.0.3", None),
-            ("6.1.y", "6.1", "6.1.63"), ("6.1.y", "6.1.147", None), ("6.2.y", "6.2", None),
+            ("6.1.y", "6.1", "6.1.63"), ("6.1.y", "6.1.147", None), *never(6, 2, 3, 4),
             ("6.5.y", "6.5", "6.5.12"), ("6.6.y", "6.6", "6.6.2"), ("6.6.y", "6.6.100", None),
             ("6.12.y", "6.12.40", None), ("6.15.y", "6.15.8", None), ("7.3.y", "7.3", None)],
+    "E19": [("mainline", "5.5", "5.19"), ("5.10.y", "5.10", None)],
 }
 
 
@@ -158,12 +174,21 @@ def test_an_erratum_says_where_it_is_by_branch(name):
     ("E11", (6, 1), "B", ("6.1.63", "6.1.147")), ("E11", (6, 1), "C", ("6.1.63", "6.1.147")),
     ("E11", (6, 1), "F", (None, None)), ("E11", (6, 18), "F", (None, None)),
     ("E16", (6, 12), "D", ("6.12.117", None)), ("E16", (7, 3), "F", ("7.3.2", None)),
-    ("E17", (5, 10), "A", ("5.10.162", None)), ("E19", (5, 10), "A", (None, None)),
+    ("E5", (5, 10), "A", ("5.10.218", None)), ("E17", (5, 10), "A", ("5.10.162", None)), ("E19", (5, 10), "A", (None, None)),
     ("E10", (5, 14), "E", (None, None)),        # a vendor's: era E never was in kernel.org's 5.14.y
     ("E10", (6, 12), "", (None, None)),
 ])
 def test_the_first_fixed_release_is_looked_for_in_the_kernels_own_branch(name, branch, era, expected):
     assert eras.fixed_in(ERRATA[name], branch, era) == expected
+
+
+def test_what_was_only_measured_is_told_apart_from_what_a_changelog_says():
+    """A row's first or last release that is a measurement's is listed in `measured`, and in `evidence`."""
+    assert {erratum.id: erratum.measured for erratum in ERRATA.values() if erratum.measured} == {
+        "E5": ("5.10.218",), "E21": ("5.10.218",)}
+    for erratum in ERRATA.values():
+        ends = {release for row in erratum.ranges for release in row[1:]}
+        assert set(erratum.measured) <= ends and all(release in erratum.evidence for release in erratum.measured)
 
 
 def test_fixed_means_fixed():
@@ -190,7 +215,23 @@ def test_fixed_means_fixed():
 def test_releases_in_words():
     assert eras.releases("B") == ("mainline from 6.1 until 6.3-rc4; 6.0.y from 6.0.3; 6.1.y from 6.1 until 6.1.22; "
                                   "6.2.y from 6.2 until 6.2.9")
-    assert eras.releases("-") == "mainline until 5.5"
+    assert eras.releases("-") == "mainline until 5.5; 5.1.y to 5.4.y for good"
+    assert eras.releases("A") == "mainline from 5.7 until 6.1; 5.7.y to 5.19.y for good; 6.0.y from 6.0 until 6.0.3"
+    assert eras.releases("C") == (
+        "mainline from 6.3-rc4 until 6.7; 6.1.y from 6.1.22 until 6.1.63; 6.2.y from 6.2.9; 6.3.y and 6.4.y for good; "
+        "6.5.y from 6.5 until 6.5.12; 6.6.y from 6.6 until 6.6.2")
+    assert "; 6.14.y for good; " in eras.releases("E")
+
+
+def test_a_row_without_a_fix_and_the_history_of_its_branch_agree():
+    """Goal: where mainline has a fix, every branch that has it to its last release is told. Method: all."""
+    for erratum in ERRATA.values():
+        runs = [row for row in erratum.affected if row[0] == "mainline"]
+        if erratum.ranges or runs[-1][2] is None:
+            continue
+        told = {branch for branch, _, fixed in erratum.affected if fixed is None}
+        assert told == {"{}.{}.y".format(*branch) for branch in eras.BRANCHES
+                        if eras.history(branch)[-1][1] in erratum.eras}
 
 
 @pytest.mark.parametrize("letter", ERAS)

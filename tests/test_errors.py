@@ -58,6 +58,7 @@ def explain(code, **changes):
     (errno.ENOSYS, {"release": "odd", "version": None, **NO_SYSCTL}, "missing", "odd", "Boot Linux"),
     (errno.EACCES, {}, "lsm", "security module", "audit log"),
     (errno.EACCES, FILTERED, "lsm", "security module", "audit log"),
+    (errno.EACCES, FILTERED, "lsm", "or the filter on this process (Seccomp: 2", "425-427"),
     (errno.ENOMEM, {"release": "5.11.22", "version": (5, 11)}, "memlock", "64 KiB", "ulimit -l"),
     (errno.ENOMEM, {"version": (5, 4), "memlock": None}, "memlock", "unlimited", "LimitMEMLOCK"),
     (errno.ENOMEM, {"version": None}, "memlock", "RLIMIT_MEMLOCK", "ulimit -l"),
@@ -135,6 +136,11 @@ def test_ring_unavailable_survives_the_way_back_from_a_worker_process(again):
     error, other = _unavailable(), again(_unavailable())
     assert type(other) is errors.RingUnavailable
     assert (str(other), other.errno, other.diagnosis) == (str(error), error.errno, error.diagnosis)
+
+
+def test_no_filter_is_blamed_where_there_is_none():
+    assert explain(errno.EACCES).reason == "EACCES: a security module forbids it"
+    assert "seccomp" not in explain(errno.EACCES).remedy
 
 
 # ---- the others -------------------------------------------------------------------------------------

@@ -1544,16 +1544,37 @@ def test_poll_multishot_goes_on_until_it_is_removed(ring, pair):
 
 
 def test_poll_update_changes_the_events(ring, pair):
-    # Fails on 5.10.218 and 6.16.12, which lose the completion of a poll that fires at its update; 5.10.262,
-    # 6.12.117, 6.18.44 and 7.2.13 post it (measured on each).
     ring.prep_poll_add(pair[0], select.POLLIN, user_data=1)
     ring.submit()
     ring.prep_poll_update(1, 0, select.POLLOUT, abi.IORING_POLL_UPDATE_EVENTS, user_data=2)
     got = results(ring, 1)
     assert known(got.get(2, 0), "IORING_POLL_UPDATE_EVENTS") == 0
-    if len(got) < 2:            # both may have come at once
+    if 1 not in got:            # both may have come at once
+        got.update(polled_unless_lost(ring))
+    elif 2 not in got:
         got.update(results(ring, 1))
     assert got == {1: select.POLLOUT, 2: 0}
+
+
+def polled_unless_lost(ring):
+    """The completion of poll 1, which fires as poll_update 2 arms it anew. Skips where the kernel lost it.
+
+    5.10.218 and 6.16.12 say that the update went well, post nothing for the poll, and no longer know it
+    either; 5.10.262, 6.12.117, 6.18.44 and 7.2.13 post it (measured on each). So whether it can still come
+    needs no wait: poll_remove finds none, and two more turns through the kernel posted only their own.
+    """
+    got = {}
+    ring.prep_poll_remove(1, user_data=3)
+    while 3 not in got:
+        got.update(results(ring, 1))
+    ring.prep_nop(user_data=4)
+    while 4 not in got:
+        got.update(results(ring, 1))
+    posted = ring._cq[ring._cq_tail]
+    if got == {3: -errno.ENOENT, 4: 0} and posted == 3 and not ring.cq_ready:      # 2, 3 and 4: all were read
+        pytest.skip(f"Linux {os.uname().release} loses a poll that fires as it is updated")
+    assert got.pop(3) == -errno.ENOENT and got.pop(4) == 0
+    return got
 
 
 def test_poll_update_changes_the_user_data(ring, pair):

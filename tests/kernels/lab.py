@@ -4,7 +4,7 @@
     python3 tests/kernels/lab.py era-B 6.12             those; the other rows of RESULTS.md stay
     python3 tests/kernels/lab.py --list                 what there is
     python3 tests/kernels/lab.py --ci                   the two user-mode kernels from packages, quickly
-    python3 tests/kernels/lab.py 5.10 -- tests/test_ring.py -k overflow         only look; writes nothing
+    python3 tests/kernels/lab.py 6.16 -- tests/test_ring.py -k overflow         only look; writes nothing
 
 Three kinds of kernel:
   user-mode Linux   Debian's linux.uml: a kernel as a process, whose root is this machine's own file
@@ -56,7 +56,6 @@ CI_KERNELS = ["uml-5.10", "uml-6.1"]
 # name: (how it is booted, suite, pattern of the package). The newest package that matches is taken.
 KERNELS = {
     "uml-5.10": ("user-mode Linux", "bullseye", "user-mode-linux"),
-    "5.10": ("qemu", "bullseye", r"linux-image-5\.10\.0-\d+-cloud-amd64"),
     "5.10-security": ("qemu", "bullseye-security", r"linux-image-5\.10\.0-\d+-cloud-amd64"),
     **{f"era-{era}": ("user-mode Linux", "bookworm", "linux-source-6.1") for era in eras.ERAS},
     "uml-6.1": ("user-mode Linux", "bookworm", "user-mode-linux"),
