@@ -91,9 +91,16 @@ def why_no(kind):
 # -- ways to connect ------------------------------------------------------------------------------------
 def by_connect2(sock, address):
     """The reference. A socket that does not block is waited for as the man page says, by poll for
-    POLLOUT; the outcome is then what a second connect(2) says, which also cleans up."""
+    POLLOUT; the outcome is then what a second connect(2) says, which also cleans up. On AF_UNIX there
+    is nothing to poll for: EAGAIN is asked again (E16)."""
     fd = sock if isinstance(sock, int) else sock.fileno()
+    end = time.monotonic() + LIMIT
     code = -syscalls.connect(fd, address.raw)
+    while code == errno.EAGAIN and address.family == AF_UNIX and not os.get_blocking(fd):
+        if time.monotonic() > end:
+            return "pending"
+        time.sleep(0.01)
+        code = -syscalls.connect(fd, address.raw)
     if code in (errno.EINPROGRESS, errno.EALREADY) and not os.get_blocking(fd):
         poll = select.poll()
         poll.register(fd, POLLOUT)
@@ -103,6 +110,17 @@ def by_connect2(sock, address):
         if code == errno.EISCONN:
             code = 0
     return name(code)
+
+
+def connect2_for(seconds):
+    """The nearest that connect(2) has to a time limit: SO_SNDTIMEO, and it says EINPROGRESS."""
+    def connect(sock, address):
+        before = sock.getsockopt(SOL_SOCKET, SO_SNDTIMEO, 16)
+        sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", 0, int(seconds * 1_000_000)))
+        code = -syscalls.connect(sock.fileno(), address.raw)
+        sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, before)
+        return "pending" if code in (errno.EINPROGRESS, errno.EALREADY) else name(code)
+    return connect
 
 
 def by_poll(sock, address):
@@ -143,6 +161,7 @@ def by_pyuring(strategy, timeout=None):
         except OSError as error:
             return name(error.errno)
         return "0"
+    connect.strategy = strategy
     return connect
 
 
@@ -295,6 +314,12 @@ class Stage(contextlib.ExitStack):
         sock = self.sock if sock is None else sock
         self.note("connect(2)", name(-syscalls.connect(sock.fileno(), self.address(target).raw)))
 
+    def connect_for(self, seconds, target):
+        """Connect by the way that this play is about, for no more than so many seconds (less than one)."""
+        strategy = getattr(self.way, "strategy", None)
+        way = by_pyuring(strategy, seconds) if strategy else connect2_for(seconds)
+        self.note("connect", way(self.sock, self.address(target)))
+
     def begin(self, target, sock=None):
         """Connect in another thread, and come back when that is under way and waits."""
         return _Pending(self, self.sock if sock is None else sock, self.address(target))
@@ -439,10 +464,12 @@ class Scenario(collections.namedtuple("Scenario", "name play kinds aftermaths sl
     slow         it waits, for a retransmission mostly: it is played beside others
     rounds       how often to ask connect(2); more where it is known not to answer the same twice
     ways         by which ways
-    polled       a way with a time limit may also answer as poll(2) and SO_ERROR do
+    polled       a way with a time limit may also answer as poll(2) and SO_ERROR do; "only": all must
     """
 
     def references(self, way):
+        if self.polled == "only":
+            return ["poll(2)"]
         return list(REFERENCES) if self.polled and "timeout" in way else ["connect(2)"]
 
 

@@ -144,9 +144,9 @@ def times_out(stage):
 # nonblocking connect(2), poll(2) and SO_ERROR make of it is as good (polled). What the second of two
 # threads hears then is a race with what the first one does after its poll; it is not compared.
 UNTIMED = ("native", "emulated", "syscall")
-def meddle(stage, what, how):
+def meddle(stage, what, how, blocking=True):
     server = stage.silent()
-    stage.client()
+    stage.client(blocking)
     pending = stage.begin(server)
     stage.call(what, how)
     pending.finish()
@@ -182,6 +182,18 @@ def shutdown_while_pending_unix(stage):
 def unspec_while_pending(stage):
     """E9, E22: connect with AF_UNSPEC dissolves what another thread waits for."""
     meddle(stage, "unspec", lambda: stage.connect2(SockAddr(UNSPEC)))
+
+
+@scenario(*TCP, slow=True, polled="only")
+def shutdown_while_pending_nonblocking(stage):
+    """E9. Only a poll(2) can wait on such a socket."""
+    meddle(stage, "shutdown", lambda: stage.sock.shutdown(SHUT_RDWR), blocking=False)
+
+
+@scenario(*TCP, slow=True, polled="only")
+def unspec_while_pending_nonblocking(stage):
+    """E9."""
+    meddle(stage, "unspec", lambda: stage.connect2(SockAddr(UNSPEC)), blocking=False)
 
 
 @scenario(*TCP, slow=True)
@@ -389,6 +401,26 @@ def so_sndtimeo(stage):
     stage.client()
     patience(stage)
     stage.connect(server, times=2)
+
+
+@scenario(*TCP, slow=True)
+def time_limit_then_late_success(stage):
+    """Whoever gives up leaves the handshake as it is; it can be waited for once more."""
+    time_limit(stage, stage.empty)
+
+
+@scenario(*TCP, slow=True)
+def time_limit_then_late_refusal(stage):
+    time_limit(stage, socket.socket.close)
+
+
+def time_limit(stage, end):
+    server = stage.silent()
+    stage.client()
+    stage.connect_for(0.15, server)
+    address = stage.address(server)
+    end(server)
+    stage.connect(address, times=2)
 
 
 @scenario(*TCP, slow=True)

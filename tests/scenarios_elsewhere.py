@@ -82,8 +82,17 @@ def gvisor_non_blocking_connect_no_listener_peek(stage):
 @scenario(*TCP)
 def gvisor_listen_connect_parallel(stage):
     """A crowd of them at the same time, all to one listener."""
+    crowd_of(stage, [stage.client() for _ in range(100)])
+
+
+@scenario(*TCP)
+def gvisor_listen_connect_parallel_non_blocking(stage):
+    """And each hears EINPROGRESS first."""
+    crowd_of(stage, [stage.client(blocking=False) for _ in range(100)])
+
+
+def crowd_of(stage, crowd):
     server = stage.listener(128)
-    crowd = [stage.client() for _ in range(20)]
     answers = Recorder(stage)
     threads = [threading.Thread(target=stage.connect, args=(server, sock)) for sock in crowd]
     for thread in threads:
@@ -317,6 +326,38 @@ def gvisor_tcp_listen_shutdown_connecting_read(stage):
 
 
 @scenario(*TCP)
+def gvisor_tcp_listen_close(stage):
+    """Some are accepted, some are not; and then comes one too late."""
+    server = stage.listener()
+    crowd = [stage.client() for _ in range(10)]
+    for sock in crowd:
+        stage.connect(server, sock)
+    for _ in range(4):
+        stage.accept(server)
+    address = stage.address(server)
+    server.close()
+    for sock in crowd[4:]:
+        wait_for(sock, POLLERR)
+    for sock in crowd:
+        stage.connect(address, sock)
+    stage.client()
+    stage.connect(address, times=2)
+
+
+@scenario(*TCP)
+def gvisor_tcp_backlog(stage):
+    """Each that is accepted makes room for one more; all of them can send."""
+    server = stage.listener(2)
+    for number in range(8):
+        stage.client()
+        stage.connect(server)
+        stage.call("send", stage.sock.send, b"x")
+        if number >= 2:
+            stage.note("accepted", stage.accept(server).recv(1))
+    stage.connect(server)
+
+
+@scenario(*TCP)
 def gvisor_tcp_non_blocking_connect_close(stage):
     """Sockets that are closed at once do the next one no harm."""
     server = stage.listener()
@@ -394,8 +435,19 @@ def gvisor_connect_non_listening(stage):
         stage.connect(address, times=2)
 
 
+@scenario("unixdgram")
+def gvisor_bind_connect(stage):
+    """Both ends have a name."""
+    for address in path_and_name(stage):
+        server = stage.make()
+        server.bind(address)
+        stage.client().bind(stage.name())
+        stage.connect(address, times=2)
+
+
 @scenario(*UNIX_STREAM)
 def gvisor_connect_without_listen(stage):
+    """NonListening in connect_external.cc too."""
     for address in path_and_name(stage):
         stage.make().bind(address)
         stage.client()
@@ -657,8 +709,18 @@ def liburing_connect_rep(stage):
 @scenario(*TCP, slow=True, polled=True)
 def liburing_conn_unreach(stage):
     """conn-unreach.c: shut down while there is no answer."""
+    conn_unreach(stage, True)
+
+
+@scenario(*TCP, slow=True, polled="only")
+def liburing_conn_unreach_nonblocking(stage):
+    """The form that conn-unreach.c itself has: O_NONBLOCK."""
+    conn_unreach(stage, False)
+
+
+def conn_unreach(stage, blocking):
     stage.enter_context(network("alone and patient"))
-    stage.client()
+    stage.client(blocking)
     stage.sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     with contextlib.suppress(OSError):          # MPTCP has neither
         stage.sock.setsockopt(IPPROTO_TCP, TCP_SYNCNT, 2)

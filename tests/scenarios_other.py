@@ -166,6 +166,18 @@ def unix_path_with_and_without_nul(stage):
         stage.connect(unix(path + end))
 
 
+@scenario(*UNIX_STREAM, slow=True)
+def unix_full_backlog_nonblocking(stage):
+    """E16: EAGAIN, until there is room."""
+    server = stage.silent()
+    stage.client(blocking=False)
+    pending = stage.begin(server)
+    stage.accept(server)
+    pending.finish()
+    stage.empty(server)         # connected or not, a socket must not find it full
+    stage.connect(server, times=2)
+
+
 @scenario(*UNIX, slow=True)
 def unix_relative_path(stage):
     """E17."""
@@ -794,7 +806,8 @@ def fast_open_with_a_cookie(stage):
 # -- wrong arguments ----------------------------------------------------------------------------------
 @scenario(*ANY)
 def wrong_lengths(stage):
-    """Too short, too long, and longer than need be, of an address that would do."""
+    """Too short, too long, and longer than need be, of an address that would do. Not among them: NULL, and
+    a length below 0, which no call of pyuring's can express."""
     address = stage.address(any_server(stage)).raw
     for size in 0, 1, 2, 3, 15, 16, 23, 24, 27, 28, 110, 111, 128, 129:
         stage.client()
