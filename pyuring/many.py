@@ -532,7 +532,10 @@ class _Many:
     def _sweep(self):
         """All that can end without waiting. The kernel goes on with as many requests as it is asked to
         wait for, and with 20 otherwise (6.18), which would be a system call for every eight chains."""
-        self._step(self._chains.busy if self._chains else 0, 0.0)
+        chains, wait_nr = self._chains, 0
+        if chains:                          # one that is refused or late has two to four completions
+            wait_nr = min(chains.ring.cq_entries, 4 * chains.busy)
+        self._step(wait_nr, 0.0)
 
     def _step(self, wait_nr, timeout=None):
         driver, chains = self._driver, self._chains

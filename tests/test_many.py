@@ -295,6 +295,19 @@ def test_no_more_chains_are_under_way_than_allowed(chains, silent):
     assert 0 < most <= 7
 
 
+def small_rings(monkeypatch, entries):
+    make = client._make_ring
+    monkeypatch.setattr(client, "_make_ring", lambda wanted: make(min(wanted, entries)))
+
+
+def test_more_chains_than_the_cq_has_entries(chains, silent, refused, monkeypatch):
+    small_rings(monkeypatch, 32)
+    addresses = [silent] * 150 + [refused] * 150
+    outcomes = list(connect_many(addresses, timeout=0.1, concurrency=300))
+    assert len(outcomes) == len(chains) == 300
+    assert answers(outcomes) == {silent: "timed out", refused: ECONNREFUSED}
+
+
 def test_chains_take_no_descriptor(chains, silent, listener):
     fds = _fds()
     outcomes = connect_many(itertools.chain([silent] * 100, [listener.getsockname()]))
