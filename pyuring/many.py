@@ -62,7 +62,10 @@ class Outcome(namedtuple("Outcome", "address error elapsed sock")):
 
     address   as it was given
     error     None, or the OSError that connect() would have raised
-    elapsed   seconds from when the address was taken
+    elapsed   seconds from when it was handed to the kernel, with the others of its batch, to when its
+              end was seen here: later, if the source or you kept this thread busy meanwhile. More
+              tries, and the pauses between them, are part of it, looking up a name is not; of a name
+              that does not resolve it is the looking up
     sock      the connected socket, yours to close; None after an error, and without keep=True
     """
 
@@ -120,7 +123,8 @@ class _Chains(RingDriver):
         self._names_at, _, self._names_pin = syscalls.writable(self._names)
 
     def begin(self, task):
-        """Start a chain for this task; there are at most `slots` of them."""
+        """Start a chain for this task -> whether all that were begun went to the kernel, as the ring
+        was full. There are at most `slots` of them."""
         family, raw, _ = task[2]
         slot = self._free.pop() if self._free else next(self._unused)
         at = slot * _NAME_SIZE
@@ -132,9 +136,11 @@ class _Chains(RingDriver):
         self._tasks[slot] = task
         self.busy += 1
         self._prepared.append(sqes)
-        if len(self._prepared) == self._most:
-            self._hand_over()
-            self.ring.submit()
+        if len(self._prepared) < self._most:
+            return False
+        self._hand_over()
+        self.ring.submit()
+        return True
 
     def _hand_over(self):
         """What begin() has prepared, into the ring."""
@@ -225,7 +231,7 @@ class _Names:
     """Looks names up in threads of its own, and rings a bell: a pipe that becomes readable.
 
     ask()      an address with a name in it
-    answers()  (address, began, what _locate() returns of others, error) since the last call
+    answers()  (address, when it was asked, what _locate() returns of others, error) since the last call
     waiting    how many were asked for and not yet taken
     """
 
@@ -239,11 +245,11 @@ class _Names:
         self._answered: deque = deque()
         self._lock = allocate_lock()        # for _threads, and the rope's end
 
-    def ask(self, address, began):
+    def ask(self, address):
         """Have it looked up."""
         from _thread import start_new_thread
         self.waiting += 1
-        self._asked.append((address, began))
+        self._asked.append((address, time.monotonic()))
         with self._lock:
             start = self._threads < min(_RESOLVERS, self.waiting)
             self._threads += start
@@ -266,14 +272,14 @@ class _Names:
                 task = self._asked.popleft()
             self._look_up(*task)
 
-    def _look_up(self, address, began):
+    def _look_up(self, address, asked):
         try:
             found, error = None, None
             for family, _, _, _, target in reversed(socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)):
                 found = int(family), sockaddr.pack(family, target), found
         except (OSError, ValueError) as why:
             error = why
-        self._answered.append((address, began, found, error))
+        self._answered.append((address, asked, found, error))
         with self._lock:
             if self._rope >= 0:
                 try:
@@ -300,8 +306,9 @@ class _Names:
 
 
 # -- connect_many -----------------------------------------------------------------------------------
-_SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
-                    # handed over together
+_SLOW = 0.001       # seconds that a source takes for an address. After that it is not known to be
+                    # fast again, and nothing waits for its next address to be handed over together
+_TRUST = 16         # addresses in no time, for which one more may wait to be handed over together
 _MOMENT = 0.01              # seconds, until there may be a descriptor or memory again
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Where no port is free, one may be in a moment: loopback's TIME_WAIT is over for a new connect after
@@ -310,7 +317,7 @@ _PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
 _VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
 
 
-_BATCH = 128                # connects that are worth a system call of their own
+_BATCH = 128                # connects that are worth a system call of their own, however fast they come
 
 
 def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
@@ -363,8 +370,9 @@ class Outcomes:
 
 
 class _Many:
-    """One connect_many() under way. What it knows of a connect is a task: (address, when it was begun,
-    what _locate() returned, how often no port was free)."""
+    """One connect_many() under way. What it knows of a connect is a task: (address, its batch or None,
+    what _locate() returned, how often no port was free). A batch is a list of one number: when it
+    went to the kernel."""
 
     def __init__(self, addresses, timeout, concurrency, keep, strategy, held_back):
         self._addresses = addresses
@@ -382,6 +390,9 @@ class _Many:
         self._doubts_reset = False          # E10: a chain's ECONNRESET may be another error
         self._vain = 0                      # addresses for which no port was to be had in the end
         self._ready: list[Outcome] = []
+        self._quick = 0                     # addresses since the source last took its time
+        self._batch: list[float] = [0.0]    # of what is begun next
+        self._begun = 0                     # connects in it
 
     def run(self):
         """The generator behind Outcomes."""
@@ -454,7 +465,7 @@ class _Many:
         driver, addresses, limit = self._driver, self._addresses, self._limit
         while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
             self._start(*heappop(self._held)[2])
-        asked, begun = time.monotonic(), 0
+        asked = time.monotonic()
         while self._more and not self._held and not self._ready and not driver.finished \
                 and self._under_way() < limit:
             try:
@@ -462,41 +473,45 @@ class _Many:
             except StopIteration:
                 self._more = False
                 break
-            began = time.monotonic()
+            taken = time.monotonic()
+            self._quick = self._quick + 1 if taken - asked < _SLOW else 0
+            asked = taken
             found = _locate(address)
             if found is not None:
-                self._start(address, began, found, 0)
+                self._start(address, None, found, 0)
             else:
-                self._ask(address, began)
-            begun += 1
-            if began - asked > _SLOW:
-                self._step(0)
-            elif begun == _BATCH:           # these need not wait for all the others
+                self._ask(address)
+            # The next address may be long in coming. So what is there goes to the kernel first, unless
+            # so many came fast that a few can wait for each other.
+            if self._begun >= min(_BATCH, 1 + self._quick // _TRUST):
                 self._sweep()
-                begun = 0
-            asked = began
+                asked = time.monotonic()
 
-    def _ask(self, address, began):
+    def _ask(self, address):
         if self._names is None:
             self._names = _Names()
             self._driver.bell = self._names.bell
-        self._names.ask(address, began)
+        self._names.ask(address)
 
-    def _start(self, address, began, found, tries, chain=True):
+    def _start(self, address, batch, found, tries, chain=True):
         family, raw, _ = found
         chains = self._chains
+        self._begun += 1
+        if batch is None:
+            batch = self._batch
+        task = address, batch, found, tries
         if chains and chain and len(raw) == _NAME_SIZES.get(family):
             sys.audit("socket.connect", None, address)
-            chains.begin((address, began, found, tries))
+            if chains.begin(task):
+                self._handed_over()
             return
-        task = address, began, found, tries
         try:
             sock = socket.socket(family, SOCK_STREAM)
         except OSError as error:
             if error.errno in _NO_ROOM and self._under_way():
                 self._hold(task, error.errno, _MOMENT)
             else:
-                self._ready.append(Outcome(address, error, time.monotonic() - began, None))
+                self._ready.append(Outcome(address, error, self._elapsed(batch), None))
             return
         try:
             sock.settimeout(0.0 if self._strategy == "syscall" else None)
@@ -507,7 +522,18 @@ class _Many:
         except BaseException:
             sock.close()
             raise
+        if self._strategy == "syscall":         # this connects already
+            self._batch[0], self._batch = time.monotonic(), [0.0]
         self._driver.start(job)
+
+    def _handed_over(self):
+        """The time of what was begun since the last call runs from now."""
+        self._batch[0] = time.monotonic()
+        self._batch, self._begun = [0.0], 0
+
+    @staticmethod
+    def _elapsed(batch):
+        return time.monotonic() - batch[0] if batch[0] else 0.0
 
     def _hold(self, task, code, pause):
         self._held_back[code] = self._held_back.get(code, 0) + 1
@@ -539,7 +565,10 @@ class _Many:
 
     def _step(self, wait_nr, timeout=None):
         driver, chains = self._driver, self._chains
-        if not driver.finished and not (chains and chains.ended):
+        if driver.finished or chains and chains.ended:
+            wait_nr, timeout = 0, 0.0       # these are enough
+        if wait_nr or self._begun or not driver.finished:
+            self._handed_over()
             driver.step(wait_nr, timeout)
         now = time.monotonic()
         while driver.finished:
@@ -551,28 +580,28 @@ class _Many:
             job.sock.close()
             if not self._again(job.context, job.machine.error):
                 self._ready.append(Outcome(job.context[0], client._error_of(job, job.context[0], self._timeout),
-                                           now - job.context[1], None))
+                                           now - job.context[1][0], None))
         if chains and chains.ended:
             ended, chains.ended = chains.ended, []
             for task, position, res in ended:
                 if position is None:
                     if task[3]:
                         self._vain = 0
-                    self._ready.append(_new(Outcome, (task[0], None, now - task[1], None)))
+                    self._ready.append(_new(Outcome, (task[0], None, now - task[1][0], None)))
                 else:
                     self._failed(task, position, -res, now)
         if self._names:
-            for address, began, found, error in self._names.answers():
+            for address, asked, found, error in self._names.answers():
                 if error is None:
-                    self._start(address, began, found, 0)
+                    self._start(address, None, found, 0)
                 elif isinstance(error, OSError):
-                    self._ready.append(Outcome(address, error, now - began, None))
+                    self._ready.append(Outcome(address, error, now - asked, None))
                 else:
                     raise error
 
     def _failed(self, task, position, code, now):
         """A chain did not connect."""
-        address, began, found, tries = task
+        address, batch = task[:2]
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
         if position == SOCKET and code in _NO_ROOM and self._under_way():
@@ -583,22 +612,22 @@ class _Many:
             error = errors.timed_out(f"connect to {sockaddr.format_address(address)}", self._timeout)
         else:
             error = errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
-        return self._ready.append(_new(Outcome, (address, error, now - began, None)))
+        return self._ready.append(_new(Outcome, (address, error, now - batch[0], None)))
 
     def _again(self, task, code):
         """Whether this error is not the outcome: no free port now, or a name's next address."""
-        address, began, found, tries = task
+        address, batch, found, tries = task
         if code == EADDRNOTAVAIL and self._vain < _VAIN_LIMIT:
             if tries < len(_PAUSES):
-                self._hold((address, began, found, tries + 1), code, _PAUSES[tries])
+                self._hold((address, batch, found, tries + 1), code, _PAUSES[tries])
                 return True
             self._vain += 1
         if found[2]:
-            self._put_off((address, began, found[2], 0), 0.0)
+            self._put_off((address, batch, found[2], 0), 0.0)
         return bool(found[2])
 
     def _outcome(self, job, now):
-        (address, began, _, tries), sock = job.context, job.sock
+        (address, batch, _, tries), sock = job.context, job.sock
         if tries:
             self._vain = 0
         if self._keep:
@@ -606,7 +635,7 @@ class _Many:
         else:
             sock.close()
             sock = None
-        return Outcome(address, None, now - began, sock)
+        return Outcome(address, None, now - batch[0], sock)
 
 
 def _locate(address):

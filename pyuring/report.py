@@ -168,7 +168,8 @@ def latency_lines(tally: Tally, width: int = 80, few: bool = False) -> list[str]
     if not count or count < _ENOUGH and not few:
         return []
     percentiles = [_milliseconds(latencies.percentile(percent)) for percent in (50, 90, 99, 100)]
-    lines = ["latency of {} {}: median {} ms, 90% within {} ms, 99% within {} ms, slowest {} ms".format(
+    lines = ["latency of {} {}: median {} ms, 90% within {} ms, 99% within {} ms, slowest {} ms, "
+             "each from when its batch was submitted".format(
         count, "that connected" if tally.ok else "failures", *percentiles)]
     if count < _ENOUGH:
         return lines

@@ -155,6 +155,41 @@ def test_a_slow_source_is_not_waited_for_with_outcomes_in_hand(strategy, listene
     assert len(seen) == 5
 
 
+@pytest.mark.parametrize("to", ["listener", "refused"])
+def test_an_outcome_does_not_wait_for_the_next_item_of_a_slow_source(strategy, to, request):
+    if strategy != "syscall":
+        with Ring(1) as ring:
+            if not ring.features & IORING_FEAT_NATIVE_WORKERS:
+                pytest.skip("before 5.12 a connect may be finished by a worker thread, a moment later")
+    there = request.getfixturevalue(to)
+    address, seen = there if to == "refused" else there.getsockname(), []
+
+    def addresses():
+        for number in range(5):
+            assert len(seen) == number
+            yield address
+            time.sleep(0.002)       # slower than many._SLOW
+
+    for outcome in connect_many(addresses(), strategy=strategy):
+        assert outcome.ok == (to == "listener")
+        seen.append(outcome)
+    assert len(seen) == 5
+
+
+def test_the_time_of_an_outcome_begins_with_its_connect(strategy, refused, monkeypatch):
+    # A clock that is moved on only by a source that takes its time, and by the look-up of a name.
+    clock = [1000.0]
+    monkeypatch.setattr(many.time, "monotonic", lambda: clock[0])
+
+    def addresses():
+        for _ in range(3):
+            clock[0] += 10
+            yield refused
+
+    outcomes = list(connect_many(addresses(), strategy=strategy))
+    assert [outcome.elapsed for outcome in outcomes] == [0] * 3
+
+
 def test_an_iterator_closed_early_leaves_nothing(strategy, listener, silent, refused):
     fds, ports = _fds(), _ports_in_handshake(silent)        # two of the fixture's
     outcomes = connect_many([silent] * 20 + [listener.getsockname()] * 3, timeout=PATIENCE, strategy=strategy)
@@ -249,7 +284,7 @@ def chains(io_uring, monkeypatch):
             pytest.skip(f"no IORING_RSRC_REGISTER_SPARSE (5.19): {error}")
     begun = []
     begin = many._Chains.begin
-    monkeypatch.setattr(many._Chains, "begin", lambda self, task: (begun.append(task), begin(self, task)))
+    monkeypatch.setattr(many._Chains, "begin", lambda self, task: begun.append(task) or begin(self, task))
     real = many._Many._start
 
     def start(self, *arguments, **keywords):
@@ -278,6 +313,24 @@ def test_chains_connect_and_are_refused_without_a_python_socket(world, chains, t
         if outcome.error:
             assert type(outcome.error) is ConnectionRefusedError
             assert sockaddr.format_address(world.refused) in str(outcome.error)
+
+
+def test_the_outcome_of_a_chain_does_not_wait_for_the_next_item(chains, refused):
+    # However fast the source was before: once it is slow, nothing that is there waits for it.
+    seen = []
+
+    def addresses():
+        yield from [refused] * 400
+        time.sleep(0.002)       # slower than many._SLOW
+        for number in range(5):
+            yield refused
+            before = len(seen)
+            time.sleep(0.002)
+            assert before == 401 + number
+
+    for outcome in connect_many(addresses()):
+        seen.append(outcome)
+    assert len(seen) == len(chains) == 405
 
 
 def test_the_kernel_itself_ends_a_chain_whose_time_is_over(chains, silent, refused):
@@ -469,11 +522,19 @@ def test_scarce_ports_are_waited_for(strategy, few_ports):
         server.bind(("127.0.0.1", 50000))
         server.listen(64)
         stop = threading.Event()
-        accepting = threading.Thread(target=accept_and_reset, args=(server, stop))
+        taken = [socket.create_connection(server.getsockname()) for _ in range(10)]
+        outcomes = connect_many([("127.0.0.1", 50000)] * 60, concurrency=30, strategy=strategy,
+                                timeout=PATIENCE)
+
+        def accept_later():
+            until(lambda: outcomes.held_back)
+            for sock in taken:
+                sock.close()
+            accept_and_reset(server, stop)
+
+        accepting = threading.Thread(target=accept_later)
         accepting.start()
         try:
-            outcomes = connect_many([("127.0.0.1", 50000)] * 60, concurrency=30, strategy=strategy,
-                                    timeout=PATIENCE)
             got = list(outcomes)
         finally:
             stop.set()
