@@ -571,8 +571,8 @@ class _Many:
             self._handed_over()
             driver.step(wait_nr, timeout)
         now = time.monotonic()
-        while driver.finished:
-            job = driver.finished.pop()
+        finished, driver.finished = driver.finished, []
+        for job in finished:
             self._jobs.remove(job)
             if not job.machine.error and not job.machine.timed_out:
                 self._ready.append(self._outcome(job, now))

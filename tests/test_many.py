@@ -237,6 +237,25 @@ def test_ctrl_c_in_connect_many_leaves_nothing(strategy, silent):
     assert _ports_in_handshake(silent) == ports
 
 
+def test_outcomes_come_in_the_order_in_which_connects_end(strategy, listener, monkeypatch):
+    # Jobs only: keep=True, and all of them go to the kernel together.
+    monkeypatch.setattr(many, "_TRUST", 0.01)
+    order = []
+    for driver in many.RingDriver, many.SyscallDriver:
+        def go_on(self, job, event, code=0, real=driver._go_on):
+            real(self, job, event, code)
+            if job.machine.state == "DONE":
+                order.append(job.context[0])
+        monkeypatch.setattr(driver, "_go_on", go_on)
+    addresses = [("127.0.0.%d" % number, listener.getsockname()[1]) for number in range(1, 9)]
+    outcomes = list(connect_many(addresses, keep=True, strategy=strategy))
+    for outcome in outcomes:
+        if outcome.sock:
+            outcome.sock.close()
+    assert [outcome.address for outcome in outcomes] == order
+    assert len(order) == 8
+
+
 def test_connect_many_resolves_names(strategy, listener, refused):
     port = listener.getsockname()[1]
     outcomes = list(connect_many([("localhost", port)] * 2, strategy=strategy))
