@@ -275,9 +275,14 @@ class _Names:
     def _look_up(self, address, asked):
         try:
             found, error = None, None
-            for family, _, _, _, target in reversed(socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)):
+            host, port = address[:2]
+            if isinstance(host, bytearray):
+                host = bytes(host)          # which is what getaddrinfo() takes
+            for family, _, _, _, target in reversed(socket.getaddrinfo(host, port, 0, SOCK_STREAM)):
                 found = int(family), sockaddr.pack(family, target), found
-        except (OSError, ValueError) as why:
+        except UnicodeError as why:         # no name that could be asked for, so there is none
+            error = socket.gaierror(socket.EAI_NONAME, f"the name has no IDNA form: {why}")
+        except BaseException as why:        # whatever it is: run() waits for an answer
             error = why
         self._answered.append((address, asked, found, error))
         with self._lock:
@@ -644,13 +649,18 @@ def _locate(address):
         try:                    # what is most frequent by far
             return _INET, sockaddr.pack(_INET, address, resolve=False), None
         except ValueError:
-            sockaddr.check_port(address[1])
-            return None
+            return _check_name(*address[:2])
     family = sockaddr.guess_family(address)
     if family in (_INET, _INET6) and not isinstance(address, SockAddr):
         try:
             return family, sockaddr.pack(family, address, resolve=False), None
         except ValueError:
-            sockaddr.check_port(address[1])
-            return None
+            return _check_name(*address[:2])
     return family, sockaddr.pack(family, address), None
+
+
+def _check_name(host, port):
+    """A name, which only the resolver can tell more of -> None. ValueError for what is none."""
+    sockaddr.check_port(port)
+    if ("\0" if isinstance(host, str) else b"\0") in host:      # getaddrinfo() looks up what is before it
+        raise ValueError(f"host {host!r} has a NUL byte in it; give a name or a numeric address")

@@ -615,7 +615,7 @@ class Resolver:
         if name[0].startswith("slow"):
             assert self.open.wait(PATIENCE)
         found = self.names[name[0]]
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return [(AF_INET6 if ":" in target else AF_INET, socket.SOCK_STREAM, 6, "", (target, port))
                 for target in found]
@@ -652,7 +652,32 @@ def test_a_name_without_an_address_is_an_outcome(strategy, listener, monkeypatch
 def test_a_name_that_none_can_have_is_the_callers_mistake(strategy, silent):
     fds = _fds()
     with pytest.raises(ValueError):
-        list(connect_many([silent, ("x" * 300, 1)], strategy=strategy, timeout=PATIENCE))
+        list(connect_many([silent, ("a\0b", 1)], strategy=strategy, timeout=PATIENCE))
+    assert _fds() == fds
+
+
+@pytest.mark.parametrize("host", ["x" * 300, "a..b", "\udc80", "." + "\xfc" * 70])
+def test_a_name_that_can_not_be_asked_for_is_an_outcome(strategy, refused, host):
+    outcomes = list(connect_many([(host, 1), refused], strategy=strategy))
+    errors_ = {outcome.address: outcome.error for outcome in outcomes}
+    assert errors_.pop(refused).errno == ECONNREFUSED
+    assert type(errors_[host, 1]) is socket.gaierror
+    assert errors_[host, 1].errno == socket.EAI_NONAME
+    assert len(outcomes) == 2
+
+
+def test_a_host_may_be_a_bytearray(strategy, listener):
+    addresses = [(bytearray(b"localhost"), listener.getsockname()[1]),
+                 (bytearray(b"127.0.0.1"), listener.getsockname()[1])]
+    assert [outcome.ok for outcome in connect_many(addresses, strategy=strategy)] == [True] * 2
+
+
+@pytest.mark.parametrize("exception", [MemoryError, TypeError, SystemExit, KeyboardInterrupt])
+def test_whatever_the_resolver_raises_comes_through(strategy, silent, exception, monkeypatch):
+    Resolver(monkeypatch, wrong=exception("no"))
+    fds = _fds()
+    with pytest.raises(exception, match="no"):
+        list(connect_many([silent, ("wrong.test", 1)], strategy=strategy, timeout=PATIENCE))
     assert _fds() == fds
 
 
