@@ -37,7 +37,7 @@ import sys
 import time
 from _thread import allocate_lock
 from collections import deque, namedtuple
-from errno import EADDRNOTAVAIL, ECANCELED, ECONNRESET
+from errno import EADDRNOTAVAIL, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT
 from heapq import heappop, heappush
 from socket import AF_INET, AF_INET6, SOCK_STREAM
 
@@ -316,10 +316,13 @@ _SLOW = 0.001       # seconds that a source takes for an address. After that it 
 _TRUST = 16         # addresses in no time, for which one more may wait to be handed over together
 _MOMENT = 0.01              # seconds, until there may be a descriptor or memory again
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# Where no port is free, one may be in a moment: loopback's TIME_WAIT is over for a new connect after
-# a second (tcp_tw_reuse in ip-sysctl.rst).
-_PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
-_VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
+_NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)      # connect(2) itself may say these
+# Where no port is free, one will be: TIME_WAIT is over after 60 s (TCP_TIMEWAIT_LEN in net/tcp.h), on
+# loopback after 1 s as good as (tcp_tw_reuse in ip-sysctl.rst).
+_PORT_PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 1.0
+# A connect that ends in one of these has had a port (ECANCELED: in a chain whose time was over).
+_WITH_PORT = (0, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT)
+_PORT_PATIENCE = 65.0       # seconds without any port, after which there is none
 
 
 _BATCH = 128                # connects that are worth a system call of their own, however fast they come
@@ -340,7 +343,10 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
 
     Each address gives exactly one Outcome; one that could not be meant (port 99999) raises ValueError
     or TypeError instead, and ends the iteration. Where descriptors, ports or memory run short, it
-    goes on with fewer at a time and tries again what could not be had: see Outcomes.held_back.
+    goes on with fewer at a time and tries again what could not be had: see Outcomes.held_back. No
+    descriptor or memory is an outcome when nothing is under way that could give one back, no port
+    (EADDRNOTAVAIL) when none was to be had for 65 seconds. Where it says that no local address goes
+    with that destination, it is the outcome at once.
     Closing the iterator, and Ctrl-C, cancel what is under way.
     """
     check_timeout(timeout)
@@ -386,15 +392,17 @@ class _Many:
         self._keep = keep
         self._strategy = strategy
         self._held_back = held_back
-        self._held: list = []               # a heap of (not before, its number, task)
+        self._held: list = []               # a heap of (not before, its number, task, lack of room?)
+        self._cramped = 0                   # of these, how many lack room
+        self._roomless: list = []           # (task, errno), just now
         self._numbers = itertools.count()
         self._jobs: set[Job] = set()        # whose context is the task
         self._names: _Names | None = None
         self._more = True
         self._chains: _Chains | None = None
         self._doubts_reset = False          # E10: a chain's ECONNRESET may be another error
-        self._vain = 0                      # addresses for which no port was to be had in the end
-        self._ready: list[Outcome] = []
+        self._dry_since: float | None = None        # when there was no port, and has been none since
+        self._ready: deque[Outcome] = deque()
         self._quick = 0                     # addresses since the source last took its time
         self._batch: list[float] = [0.0]    # of what is begun next
         self._begun = 0                     # connects in it
@@ -417,8 +425,7 @@ class _Many:
                 if not self._ready:
                     self._wait()
                 while self._ready:
-                    ready, self._ready = self._ready, []
-                    yield from ready
+                    yield self._ready.popleft()
         finally:
             self._close(ring)
 
@@ -457,6 +464,9 @@ class _Many:
             finally:
                 for job in self._jobs:
                     job.sock.close()
+                for outcome in self._ready:         # made, and nobody has come for it
+                    if outcome.sock is not None:
+                        outcome.sock.close()
                 if self._names is not None:
                     self._names.close()
 
@@ -468,11 +478,18 @@ class _Many:
     def _fill(self):
         """Begin as many as may be under way, unless an outcome is there first."""
         driver, addresses, limit = self._driver, self._addresses, self._limit
-        while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
-            self._start(*heappop(self._held)[2])
         asked = time.monotonic()
-        while self._more and not self._held and not self._ready and not driver.finished \
-                and self._under_way() < limit:
+        while self._held and self._held[0][0] <= asked:
+            _, _, task, cramped = heappop(self._held)
+            self._cramped -= cramped
+            if task[2] is None:
+                self._ask(task[0])
+            else:
+                self._start(*task)
+        # What is held back counts, so that memory stays bounded. Where it is for a port, another
+        # destination may have one; lack of room concerns all.
+        while self._more and not self._cramped and not self._ready and not driver.finished \
+                and self._under_way() + len(self._held) < limit:
             try:
                 address = next(addresses)
             except StopIteration:
@@ -494,7 +511,11 @@ class _Many:
 
     def _ask(self, address):
         if self._names is None:
-            self._names = _Names()
+            try:
+                self._names = _Names()
+            except OSError as error:
+                self._no_room([((address, None, None, 0), error.errno)])
+                return
             self._driver.bell = self._names.bell
         self._names.ask(address)
 
@@ -513,10 +534,10 @@ class _Many:
         try:
             sock = socket.socket(family, SOCK_STREAM)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._under_way():
-                self._hold(task, error.errno, _MOMENT)
+            if error.errno in _NO_ROOM:
+                self._no_room([(task, error.errno)])
             else:
-                self._ready.append(Outcome(address, error, self._elapsed(batch), None))
+                self._ready.append(Outcome(address, _error(error.errno, address), self._elapsed(batch), None))
             return
         try:
             sock.settimeout(0.0 if self._strategy == "syscall" else None)
@@ -538,14 +559,24 @@ class _Many:
 
     @staticmethod
     def _elapsed(batch):
-        return time.monotonic() - batch[0] if batch[0] else 0.0
+        return time.monotonic() - batch[0] if batch and batch[0] else 0.0
 
-    def _hold(self, task, code, pause):
+    def _no_room(self, tasks):
+        """There was no descriptor or no memory for these. When something else ends there may be."""
+        worth_waiting = self._under_way() or self._ready
+        for task, code in tasks:
+            if worth_waiting:
+                self._hold(task, code, _MOMENT, True)
+                self._cramped += 1
+            else:
+                self._ready.append(Outcome(task[0], _error(code, task[0]), self._elapsed(task[1]), None))
+
+    def _hold(self, task, code, pause, cramped=False):
         self._held_back[code] = self._held_back.get(code, 0) + 1
-        self._put_off(task, time.monotonic() + pause)
+        self._put_off(task, time.monotonic() + pause, cramped)
 
-    def _put_off(self, task, until):
-        heappush(self._held, (until, next(self._numbers), task))
+    def _put_off(self, task, until, cramped=False):
+        heappush(self._held, (until, next(self._numbers), task, cramped))
 
     # -- ending ----------------------------------------------------------------------------------
     def _wait(self):
@@ -583,15 +614,16 @@ class _Many:
                 self._ready.append(self._outcome(job, now))
                 continue
             job.sock.close()
-            if not self._again(job.context, job.machine.error):
+            if job.machine.error in _NO_MEMORY:
+                self._roomless.append((job.context, job.machine.error))
+            elif not self._again(job.context, job.machine.error):
                 self._ready.append(Outcome(job.context[0], client._error_of(job, job.context[0], self._timeout),
                                            now - job.context[1][0], None))
         if chains and chains.ended:
             ended, chains.ended = chains.ended, []
             for task, position, res in ended:
                 if position is None:
-                    if task[3]:
-                        self._vain = 0
+                    self._dry_since = None
                     self._ready.append(_new(Outcome, (task[0], None, now - task[1][0], None)))
                 else:
                     self._failed(task, position, -res, now)
@@ -599,48 +631,92 @@ class _Many:
             for address, asked, found, error in self._names.answers():
                 if error is None:
                     self._start(address, None, found, 0)
-                elif isinstance(error, OSError):
-                    self._ready.append(Outcome(address, error, now - asked, None))
-                else:
+                elif not isinstance(error, OSError):
                     raise error
+                elif isinstance(error, socket.gaierror):
+                    if error.errno == socket.EAI_MEMORY:
+                        self._roomless.append(((address, None, None, 0), errno.ENOMEM))
+                    else:
+                        self._ready.append(Outcome(address, _unresolved(error, address), now - asked, None))
+                elif error.errno in _NO_ROOM:       # EAI_SYSTEM
+                    self._roomless.append(((address, None, None, 0), error.errno))
+                else:
+                    self._ready.append(Outcome(address, _error(error.errno, address), now - asked, None))
+        if self._roomless:
+            roomless, self._roomless = self._roomless, []
+            self._no_room(roomless)
 
     def _failed(self, task, position, code, now):
         """A chain did not connect."""
         address, batch = task[:2]
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
-        if position == SOCKET and code in _NO_ROOM and self._under_way():
-            return self._hold(task, code, _MOMENT)
+        if code in (_NO_ROOM if position == SOCKET else _NO_MEMORY):
+            return self._roomless.append((task, code))
         if position == CONNECT and self._again(task, code):
             return None
         if code == ECANCELED and self._timeout is not None:
             error = errors.timed_out(f"connect to {sockaddr.format_address(address)}", self._timeout)
         else:
-            error = errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
+            error = _error(code, address)
         return self._ready.append(_new(Outcome, (address, error, now - batch[0], None)))
 
     def _again(self, task, code):
         """Whether this error is not the outcome: no free port now, or a name's next address."""
         address, batch, found, tries = task
-        if code == EADDRNOTAVAIL and self._vain < _VAIN_LIMIT:
-            if tries < len(_PAUSES):
-                self._hold((address, batch, found, tries + 1), code, _PAUSES[tries])
+        if code == EADDRNOTAVAIL:
+            if self._may_get_port(found):
+                pause = _PORT_PAUSES[min(tries, len(_PORT_PAUSES) - 1)]
+                self._hold((address, batch, found, tries + 1), code, pause)
                 return True
-            self._vain += 1
+        elif found[0] in _NAME_SIZES and code in _WITH_PORT:
+            self._dry_since = None
         if found[2]:
             self._put_off((address, batch, found[2], 0), 0.0)
         return bool(found[2])
 
+    def _may_get_port(self, found):
+        """Whether it is a port that was not available, and one may be in a while."""
+        if found[0] not in _NAME_SIZES or not _has_local_address(*found[:2]):
+            return False
+        now = time.monotonic()
+        if self._dry_since is None:
+            self._dry_since = now
+        return now - self._dry_since < _PORT_PATIENCE
+
     def _outcome(self, job, now):
-        (address, batch, _, tries), sock = job.context, job.sock
-        if tries:
-            self._vain = 0
+        (address, batch, (family, _, _), _), sock = job.context, job.sock
+        if family in _NAME_SIZES:
+            self._dry_since = None
         if self._keep:
             sock.settimeout(socket.getdefaulttimeout())
         else:
             sock.close()
             sock = None
         return Outcome(address, None, now - batch[0], sock)
+
+
+def _error(code, address):
+    return errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
+
+
+def _unresolved(error, address):
+    """A gaierror that says for what."""
+    return socket.gaierror(error.errno, f"connect to {sockaddr.format_address(address)}: {error.strerror}")
+
+
+def _has_local_address(family, raw):
+    """Whether a socket can be connected to this address at all, but for a port.
+
+    For a socket without a port EADDRNOTAVAIL is either: no local address goes with that destination,
+    or no port is free. A UDP socket has other ports, and where none of these is free that is EAGAIN
+    (inet_dgram_connect() in net/ipv4/af_inet.c). Its connect(2) sends nothing.
+    """
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            return syscalls.connect(sock.fileno(), raw) != -EADDRNOTAVAIL
+    except OSError:             # no descriptor is left: ask again the next time
+        return True
 
 
 def _locate(address):

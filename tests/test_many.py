@@ -580,21 +580,173 @@ def accept_and_reset(server, stop):
 
 
 def test_ports_that_are_never_free_are_an_error_in_the_end(strategy, few_ports, monkeypatch):
-    monkeypatch.setattr(many, "_PAUSES", (0.001,) * 3)
-    with inside(few_ports), socket.socket() as server:
+    monkeypatch.setattr(many, "_PORT_PAUSES", (0.001,))
+    monkeypatch.setattr(many, "_PORT_PATIENCE", 0.1)
+    with inside(few_ports), no_port_left() as (full, _):
+        outcomes = connect_many([full] * 30, concurrency=4, strategy=strategy)
+        got = list(outcomes)
+    assert [outcome.error.errno for outcome in got] == [EADDRNOTAVAIL] * 30
+    # 4 are held back for all that time, the others find that it is over.
+    assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+    assert outcomes.held_back[EADDRNOTAVAIL] >= 4
+
+
+def test_a_port_for_another_destination_is_none_for_this_one_but_shows_that_there_are_some(
+        strategy, few_ports, monkeypatch):
+    monkeypatch.setattr(many, "_PORT_PAUSES", (0.001,))
+    monkeypatch.setattr(many, "_PORT_PATIENCE", 0.1)
+
+    def addresses():
+        yield full
+        for _ in range(40):         # longer than the patience
+            time.sleep(0.01)
+            yield other
+
+    with inside(few_ports), no_port_left() as (full, other):
+        got = list(connect_many(addresses(), strategy=strategy))
+    assert got[-1].address == full
+    assert answers(got) == {full: EADDRNOTAVAIL, other: ECONNREFUSED}
+    assert len(got) == 41
+
+
+def test_other_destinations_go_on_while_ports_are_waited_for(strategy, few_ports):
+    with inside(few_ports), no_port_left() as (full, other):
+        outcomes = connect_many([full] * 3 + [other] * 20, concurrency=4, strategy=strategy)
+        for _ in range(20):
+            outcome = next(outcomes)
+            assert (outcome.address, outcome.error.errno) == (other, ECONNREFUSED)
+        assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+        outcomes.close()
+
+
+def test_what_waits_for_a_port_counts_as_under_way(strategy, few_ports):
+    taken = []
+
+    def addresses():
+        for number in range(20):
+            taken.append(number)
+            yield full
+
+    with inside(few_ports), no_port_left() as (full, other):
+        outcomes = connect_many(itertools.chain(addresses(), [other]), concurrency=5, strategy=strategy)
+        closer = threading.Timer(0.3, lambda: taken.append("late"))
+        closer.start()
+        with _Interruption(lambda: "late" in taken), pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+        closer.join()
+        outcomes.close()
+    assert taken == [*range(5), "late"]
+
+
+@contextlib.contextmanager
+def no_port_left():
+    """(a listener's address, for which all of the ten ports are taken; another where nobody listens)"""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 50000))
         server.listen(64)
-        kept = []
         for _ in range(10):
-            kept.append(socket.create_connection(server.getsockname()))
-        try:
-            outcomes = connect_many([server.getsockname()] * 30, concurrency=4, strategy=strategy)
-            got = list(outcomes)
-        finally:
-            for sock in kept:
-                sock.close()
-    assert [outcome.error.errno for outcome in got] == [EADDRNOTAVAIL] * 30
-    assert 9 <= outcomes.held_back[EADDRNOTAVAIL] < 30      # not three times each: that is believed
+            sock = stack.enter_context(socket.create_connection(server.getsockname()))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))   # no TIME_WAIT
+        yield server.getsockname(), ("127.0.0.1", 50001)
+
+
+def no_inet6():
+    ten_ports()
+    networks.set_sysctl("ipv6/conf/all/disable_ipv6", "1")
+
+
+without_inet6 = namespaces(no_inet6)
+
+
+def test_no_local_address_is_the_outcome_at_once(strategy, without_inet6):
+    nowhere = [("::1", port) for port in range(1, 21)]
+    with inside(without_inet6), no_port_left() as (full, other):
+        outcomes = connect_many([*nowhere, other], strategy=strategy)
+        assert answers(outcomes) == {**dict.fromkeys(nowhere, EADDRNOTAVAIL), other: ECONNREFUSED}
+        assert outcomes.held_back == {}
+        # And does not count against a shortage that passes.
+        outcomes = connect_many([*nowhere, full, other], strategy=strategy)
+        assert answers([next(outcomes) for _ in range(21)]) == {
+            **dict.fromkeys(nowhere, EADDRNOTAVAIL), other: ECONNREFUSED}
+        assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+        outcomes.close()
+
+
+# -- scarce memory and descriptors ----------------------------------------------------------------
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+def test_without_memory_for_a_connect_a_chain_waits_and_that_is_said(chains, listener, silent, monkeypatch, code):
+    ended(monkeypatch, lambda task, position, res: (task, CONNECT, -code), 5)
+    outcomes = connect_many([silent] + [listener.getsockname()] * 20)
+    assert all(next(outcomes).ok for _ in range(20))
+    assert outcomes.held_back == {code: 5}
+    outcomes.close()
+    ended(monkeypatch, lambda task, position, res: (task, CONNECT, -code), 1)
+    outcome, = connect_many([listener.getsockname()])
+    assert outcome.error.errno == code
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+def test_without_memory_for_a_connect_a_job_waits_and_that_is_said(strategy, listener, silent, monkeypatch, code):
+    left = [5]
+    for driver in many.RingDriver, many.SyscallDriver:
+        def go_on(self, job, event, number=0, real=driver._go_on):
+            real(self, job, event, number)
+            if job.machine.state == "DONE" and left[0]:
+                left[0] -= 1
+                job.machine.error = code
+        monkeypatch.setattr(driver, "_go_on", go_on)
+    outcomes = connect_many([silent] + [listener.getsockname()] * 20, keep=True, strategy=strategy)
+    for _ in range(20):
+        next(outcomes).sock.close()
+    assert outcomes.held_back == {code: 5}
+    outcomes.close()
+    left[0] = 1
+    outcome, = connect_many([listener.getsockname()], keep=True, strategy=strategy)
+    assert outcome.error.errno == code
+    assert sockaddr.format_address(listener.getsockname()) in str(outcome.error)
+
+
+@pytest.mark.parametrize("keywords", ["keep=True", "strategy='syscall'", ""])
+def test_names_without_a_descriptor_for_the_look_up_wait(keywords):
+    # Between three and none are left when the first name comes.
+    _child(_LIMIT + f"""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(socket.socket())
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(hanging.getsockname())
+        pyuring.probe()
+        descriptors(16)
+        for count in range(6, 17):
+            addresses = [hanging.getsockname()] * count + [("localhost", address[1]), address]
+            outcomes = list(pyuring.connect_many(addresses, timeout=0.1, {keywords}))
+            assert len(outcomes) == count + 2
+            for outcome in outcomes:
+                if outcome.sock:
+                    outcome.sock.close()
+                assert outcome.ok == (outcome.address != hanging.getsockname()), outcome
+    """)
+
+
+@pytest.mark.parametrize("error, code", [
+    (OSError(errno.EMFILE, "EMFILE"), errno.EMFILE), (OSError(ENFILE, "ENFILE"), ENFILE),
+    (OSError(errno.ENOMEM, "ENOMEM"), errno.ENOMEM), (socket.gaierror(socket.EAI_MEMORY, "memory"), errno.ENOMEM)])
+def test_a_look_up_without_room_is_made_again(strategy, listener, silent, monkeypatch, error, code):
+    Resolver(monkeypatch, short=iter([error, error, ["127.0.0.1"]]))
+    there = "short.test", listener.getsockname()[1]
+    outcomes = connect_many([silent, there], strategy=strategy)
+    outcome = next(outcomes)
+    assert outcome.ok and outcome.address == there
+    assert outcomes.held_back == {code: 2}
+    outcomes.close()
+    Resolver(monkeypatch, short=error)          # nothing is under way that could end
+    outcome, = connect_many([there], strategy=strategy)
+    assert outcome.error.errno == code
+    assert "short.test" in str(outcome.error)
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -615,6 +767,8 @@ class Resolver:
         if name[0].startswith("slow"):
             assert self.open.wait(PATIENCE)
         found = self.names[name[0]]
+        if hasattr(found, "__next__"):      # a different answer each time
+            found = next(found)
         if isinstance(found, BaseException):
             raise found
         return [(AF_INET6 if ":" in target else AF_INET, socket.SOCK_STREAM, 6, "", (target, port))
@@ -646,7 +800,12 @@ def test_a_name_without_an_address_is_an_outcome(strategy, listener, monkeypatch
     Resolver(monkeypatch, wrong=wrong)
     good = listener.getsockname()
     outcomes = list(connect_many([("wrong.test", 1), good], strategy=strategy))
-    assert {outcome.address: outcome.error for outcome in outcomes} == {("wrong.test", 1): wrong, good: None}
+    errors_ = {outcome.address: outcome.error for outcome in outcomes}
+    assert errors_.pop(good) is None
+    error = errors_.pop(("wrong.test", 1))
+    assert not errors_
+    assert type(error) is socket.gaierror
+    assert error.args == (socket.EAI_NONAME, "connect to wrong.test:1: Name or service not known")
 
 
 def test_a_name_that_none_can_have_is_the_callers_mistake(strategy, silent):
