@@ -35,7 +35,7 @@ import os
 import socket
 import sys
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections import deque, namedtuple
 from errno import EADDRNOTAVAIL, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT
 from heapq import heappop, heappush
@@ -302,8 +302,11 @@ class _Names:
             self.waiting -= 1
             yield self._answered.popleft()
 
-    def close(self):
-        """Whoever still waits for the resolver finds nobody to tell."""
+    def close(self, forked):
+        """Whoever still waits for the resolver finds nobody to tell. A forked child has no such threads,
+        and one of them may have held the lock."""
+        if forked:
+            self._lock = allocate_lock()
         with self._lock:
             rope, self._rope = self._rope, -1
         os.close(rope)
@@ -347,11 +350,15 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
     descriptor or memory is an outcome when nothing is under way that could give one back, no port
     (EADDRNOTAVAIL) when none was to be had for 65 seconds. Where it says that no local address goes
     with that destination, it is the outcome at once.
-    Closing the iterator, and Ctrl-C, cancel what is under way.
+    Closing the iterator, and Ctrl-C, cancel what is under way. It is for one thread, the first to take
+    from it, and does not cross a fork: elsewhere it raises ValueError, and may be dropped.
+
+    An AF_UNIX connect to a full backlog waits in a worker thread of the kernel, one for each
+    (unix_stream_connect() can't wait otherwise): with many of these a small `concurrency` is better.
     """
     check_timeout(timeout)
     client._check_strategy(strategy)
-    if isinstance(addresses, (str, bytes)):
+    if _is_one_address(addresses):
         raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
     if not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
@@ -367,17 +374,31 @@ class Outcomes:
 
     def __init__(self, addresses, timeout, concurrency, keep, strategy):
         self.held_back: dict[int, int] = {}
-        self._generator = _Many(addresses, timeout, concurrency, keep, strategy, self.held_back).run()
+        self._many = _Many(addresses, timeout, concurrency, keep, strategy, self.held_back)
+        self._generator = self._many.run()
 
     def __iter__(self) -> Iterator[Outcome]:
-        return self._generator
+        return self
 
     def __next__(self) -> Outcome:
+        self._many.check_owner()
         return next(self._generator)
 
     def close(self) -> None:
-        """Cancel what is under way, and close all sockets."""
+        """Cancel what is under way, and close all sockets, those of outcomes that nobody took too."""
+        self._many.check_owner()
         self._generator.close()
+
+
+_forks = 0                  # how many lie between this process and the first
+
+
+def _count_fork():
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 class _Many:
@@ -406,10 +427,22 @@ class _Many:
         self._quick = 0                     # addresses since the source last took its time
         self._batch: list[float] = [0.0]    # of what is begun next
         self._begun = 0                     # connects in it
+        self._owner: int | None = None      # the thread that has begun this
+        self._forks = _forks
+
+    def check_owner(self):
+        """ValueError in another process or thread than the one that has begun this."""
+        if self._owner is not None:
+            if self._forks != _forks:
+                raise ValueError("this connect_many() belongs to the parent process: begin another one "
+                                 "after fork()")
+            if self._owner != get_ident():
+                raise ValueError("this connect_many() belongs to another thread: take from it and close "
+                                 "it there")
 
     def run(self):
         """The generator behind Outcomes."""
-        ring = None
+        self._owner, self._forks, ring = get_ident(), _forks, None
         self._driver = SyscallDriver()
         try:
             if self._strategy != "syscall":
@@ -454,12 +487,15 @@ class _Many:
         return self._chains
 
     def _close(self, ring):
+        # Also where it is dropped: in a forked child, whose ring is gone and who has copies of the
+        # descriptors only; and in another thread, which may close a ring and not cancel over it.
+        forked = self._forks != _forks
         try:
-            if self._chains is not None:
+            if self._chains is not None and not forked and self._owner == get_ident():
                 self._chains.close()
         finally:
             try:
-                if ring is not None:
+                if ring is not None and not forked:
                     ring.close()
             finally:
                 for job in self._jobs:
@@ -468,7 +504,7 @@ class _Many:
                     if outcome.sock is not None:
                         outcome.sock.close()
                 if self._names is not None:
-                    self._names.close()
+                    self._names.close(forked)
 
     def _under_way(self):
         return (len(self._jobs) + (self._chains.busy if self._chains else 0)
@@ -717,6 +753,12 @@ def _has_local_address(family, raw):
             return syscalls.connect(sock.fileno(), raw) != -EADDRNOTAVAIL
     except OSError:             # no descriptor is left: ask again the next time
         return True
+
+
+def _is_one_address(addresses):
+    """Whether somebody forgot to make a list of it."""
+    return isinstance(addresses, (str, bytes, bytearray, os.PathLike, SockAddr)) or (
+        isinstance(addresses, tuple) and 2 <= len(addresses) <= 4 and isinstance(addresses[1], int))
 
 
 def _locate(address):

@@ -3,13 +3,16 @@ requests without a Python socket.
 """
 import contextlib
 import errno
+import gc
 import itertools
 import os
+import pathlib
 import random
 import socket
 import struct
 import threading
 import time
+import warnings
 from errno import EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, ENFILE, EPIPE
 from socket import AF_INET, AF_INET6, AF_UNIX
 
@@ -204,6 +207,124 @@ def test_an_iterator_closed_early_leaves_nothing(strategy, listener, silent, ref
     assert _fds() == fds
     connect_many([refused], strategy=strategy)       # never begun
     assert _fds() == fds
+
+
+def test_outcomes_that_nobody_took_are_closed_with_the_iterator(strategy, listener, monkeypatch):
+    monkeypatch.setattr(many, "_TRUST", 0.01)           # all of them end at once
+    fds = _fds()
+    outcomes = connect_many([listener.getsockname()] * 20, keep=True, strategy=strategy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = next(outcomes)
+        outcomes.close()
+        gc.collect()
+        assert len(_fds()) == len(fds) + 1
+        first.sock.close()
+    assert _fds() == fds
+    assert list(outcomes) == []
+
+
+def test_the_iterator_is_its_own_iterator(strategy, listener):
+    outcomes = connect_many([listener.getsockname()] * 3, strategy=strategy)
+    assert iter(outcomes) is outcomes
+    assert [outcome.ok for outcome in outcomes] == [True] * 3
+
+
+@pytest.mark.parametrize("address", ["/a/path", b"\0name", bytearray(b"path"), ("127.0.0.1", 80),
+                                     ("::1", 80, 0, 0), SockAddr(bytes(16)), pathlib.Path("/a/path")])
+def test_one_address_instead_of_many_is_named(address):
+    with pytest.raises(TypeError, match="is one address: give a list of them"):
+        connect_many(address)
+
+
+BEGUN = """
+    import gc, threading, warnings
+    hanging = socket.socket()
+    hanging.bind(("127.0.0.1", 0))
+    hanging.listen(0)
+    fillers = [socket.socket() for _ in range(3)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(hanging.getsockname())
+    pyuring.probe()
+    fds = len(os.listdir("/proc/self/fd"))
+    warnings.simplefilter("error")
+    noise = []
+    sys.unraisablehook = noise.append
+    def take(outcomes):
+        outcome = next(outcomes)
+        if outcome.sock:
+            outcome.sock.close()
+        assert outcome.ok
+    def begin(addresses):
+        addresses = addresses + [address] * 3 + [hanging.getsockname()] * 10
+        outcomes = pyuring.connect_many(addresses, concurrency=12, %s)
+        take(outcomes)
+        return outcomes
+    def refuses(call, why):
+        try:
+            call()
+        except ValueError as error:
+            assert why in str(error), error
+        else:
+            raise AssertionError("did not refuse")
+"""
+WAYS = pytest.mark.parametrize("keywords", ["", "keep=True", "strategy='syscall'"])
+
+
+@WAYS
+@pytest.mark.parametrize("names", ["[]", "[('localhost', address[1])]"])
+def test_a_forked_child_can_only_drop_the_iterator(keywords, names):
+    _child(BEGUN % keywords + f"""
+    outcomes = begin({names})
+    pid = os.fork()
+    if not pid:
+        refuses(lambda: next(outcomes), "belongs to the parent process")
+        refuses(outcomes.close, "belongs to the parent process")
+        del outcomes
+        gc.collect()
+        assert not noise, noise
+        # The resolver has descriptors of its own, which a fork may copy.
+        assert {names} or len(os.listdir("/proc/self/fd")) <= fds
+        another = pyuring.connect_many([address])
+        assert next(another).ok
+        another.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    take(outcomes)                      # nothing has happened to the parent's
+    outcomes.close()
+    """)
+
+
+@WAYS
+def test_another_thread_can_only_drop_the_iterator(keywords):
+    _child(BEGUN % keywords + """
+    def other():
+        try:
+            refuses(lambda: next(box[0]), "belongs to another thread")
+            refuses(box[0].close, "belongs to another thread")
+            drop and box.clear()
+            gc.collect()
+        except BaseException as error:
+            noise.append(error)
+    for drop in False, True:
+        box = [begin([])]
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        if box:
+            take(box[0])                # nothing has happened to it
+            box.pop().close()
+        gc.collect()
+        assert not noise, noise
+        assert len(os.listdir("/proc/self/fd")) == fds, drop
+    # Made here and begun there is fine.
+    outcomes = pyuring.connect_many([address])
+    thread = threading.Thread(target=lambda: box.extend(outcomes))
+    thread.start()
+    thread.join()
+    assert box[0].ok
+    """)
 
 
 @pytest.mark.parametrize("exception", [ZeroDivisionError, KeyboardInterrupt])
