@@ -92,6 +92,7 @@ _QUIET = IOSQE_IO_HARDLINK | IOSQE_CQE_SKIP_SUCCESS
 _NAME_SIZE = 28                 # room for either
 _INET, _INET6 = int(AF_INET), int(AF_INET6)
 _NAME_SIZES = {_INET: 16, _INET6: 28}       # struct sockaddr_in, sockaddr_in6
+_MOST_SLOTS = 1 << 20       # IORING_MAX_FIXED_FILES (io_uring/rsrc.c)
 _CLOSE_PATIENCE = 2.0           # seconds that close() waits for what it cancelled
 
 
@@ -339,6 +340,7 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
     addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
                  paths and names, SockAddr. Names are looked up in threads, meanwhile the others go
                  on; what one resolves to is tried in the resolver's order, one after the other
+    concurrency  over 1,048,576, and over what RLIMIT_NOFILE allows, it is that
     timeout      seconds for each try; None for no limit. The resolver has its own limits
     keep         True: outcomes carry the connected socket, yours to close. False: closed at once,
                  and where the kernel has direct descriptors (5.19), never a Python object
@@ -357,7 +359,7 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
     (unix_stream_connect() can't wait otherwise): with many of these a small `concurrency` is better.
     """
     check_timeout(timeout)
-    client._check_strategy(strategy)
+    client.check_strategy(strategy)
     if _is_one_address(addresses):
         raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
     if not isinstance(concurrency, int) or concurrency < 1:
@@ -447,7 +449,7 @@ class _Many:
         try:
             if self._strategy != "syscall":
                 try:
-                    ring = client._make_ring(max(8, min(4 * self._limit, 4096)))
+                    ring = client.make_ring(max(8, min(4 * self._limit, 4096)))
                     self._driver = self._over(ring)
                 except errors.RingUnavailable:
                     if self._strategy is not None:
@@ -466,7 +468,7 @@ class _Many:
         """The driver for this ring: with chains, where the kernel can and nobody keeps the sockets."""
         if self._keep or not ring.features & IORING_FEAT_CQE_SKIP:
             return RingDriver(ring)
-        slots = self._limit
+        slots = min(self._limit, _MOST_SLOTS)
         while slots:
             try:
                 ring.register_files_sparse(slots)
@@ -478,9 +480,7 @@ class _Many:
                 slots //= 2
         if not slots:
             return RingDriver(ring)
-        met = None if self._strategy == "native" else probe().connect
-        if self._strategy == "native":
-            met = ()
+        met = () if self._strategy == "native" else probe().connect
         self._doubts_reset = met is None or "E10" in met
         self._limit = slots
         self._chains = _Chains(ring, slots, self._timeout, met is None or "E23" in met)
@@ -578,7 +578,7 @@ class _Many:
         try:
             sock.settimeout(0.0 if self._strategy == "syscall" else None)
             sys.audit("socket.connect", sock, address)
-            job = Job(sock, SockAddr(raw), client._start_event(sock, self._strategy, True),
+            job = Job(sock, SockAddr(raw), client.start_event(sock, self._strategy, True),
                       self._timeout, context=task)
             self._jobs.add(job)
         except BaseException:
@@ -629,7 +629,8 @@ class _Many:
 
     def _sweep(self):
         """All that can end without waiting. The kernel goes on with as many requests as it is asked to
-        wait for, and with 20 otherwise (6.18), which would be a system call for every eight chains."""
+        wait for, and with 20 otherwise (IO_LOCAL_TW_DEFAULT_MAX in io_uring/io_uring.c), which would be
+        a system call for every eight chains."""
         chains, wait_nr = self._chains, 0
         if chains:                          # one that is refused or late has two to four completions
             wait_nr = min(chains.ring.cq_entries, 4 * chains.busy)
@@ -653,7 +654,7 @@ class _Many:
             if job.machine.error in _NO_MEMORY:
                 self._roomless.append((job.context, job.machine.error))
             elif not self._again(job.context, job.machine.error):
-                self._ready.append(Outcome(job.context[0], client._error_of(job, job.context[0], self._timeout),
+                self._ready.append(Outcome(job.context[0], client.error_of(job, job.context[0], self._timeout),
                                            now - job.context[1][0], None))
         if chains and chains.ended:
             ended, chains.ended = chains.ended, []
@@ -669,15 +670,12 @@ class _Many:
                     self._start(address, None, found, 0)
                 elif not isinstance(error, OSError):
                     raise error
-                elif isinstance(error, socket.gaierror):
-                    if error.errno == socket.EAI_MEMORY:
-                        self._roomless.append(((address, None, None, 0), errno.ENOMEM))
-                    else:
-                        self._ready.append(Outcome(address, _unresolved(error, address), now - asked, None))
                 elif error.errno in _NO_ROOM:       # EAI_SYSTEM
                     self._roomless.append(((address, None, None, 0), error.errno))
+                elif error.errno == socket.EAI_MEMORY:
+                    self._roomless.append(((address, None, None, 0), errno.ENOMEM))
                 else:
-                    self._ready.append(Outcome(address, _error(error.errno, address), now - asked, None))
+                    self._ready.append(Outcome(address, _for_what(error, address), now - asked, None))
         if self._roomless:
             roomless, self._roomless = self._roomless, []
             self._no_room(roomless)
@@ -736,9 +734,8 @@ def _error(code, address):
     return errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
 
 
-def _unresolved(error, address):
-    """A gaierror that says for what."""
-    return socket.gaierror(error.errno, f"connect to {sockaddr.format_address(address)}: {error.strerror}")
+def _for_what(error, address):
+    return client.for_what(error, f"connect to {sockaddr.format_address(address)}")
 
 
 def _has_local_address(family, raw):
