@@ -682,7 +682,10 @@ class _Many:
 
     def _failed(self, task, position, code, now):
         """A chain did not connect."""
-        address, batch = task[:2]
+        address, batch, found, _ = task
+        if code == ECONNREFUSED and position == CONNECT and not found[2]:       # the most frequent by far
+            self._dry_since = None
+            return self._ready.append(_new(Outcome, (address, _error(code, address), now - batch[0], None)))
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
         if code in (_NO_ROOM if position == SOCKET else _NO_MEMORY):

@@ -391,7 +391,9 @@ class Screen:
         except (OSError, ValueError):
             width = 0
         text, room = self.progress(), (width or 80) - 1
-        self._on_terminal("\r\x1b[K" + (text if len(text) <= room else text[:max(0, room - 3)] + "..."))
+        if len(text) > room:
+            text = (text[:max(0, room - 3)] + "...")[:room]
+        self._on_terminal("\r\x1b[K" + text)
         self._shown = True
 
     def _clear(self):
