@@ -418,6 +418,7 @@ class _Many:
         self._held: list = []               # a heap of (not before, its number, task, lack of room?)
         self._cramped = 0                   # of these, how many lack room
         self._roomless: list = []           # (task, errno), just now
+        self._last_end = 0.0                # when a connect ended
         self._numbers = itertools.count()
         self._jobs: set[Job] = set()        # whose context is the task
         self._names: _Names | None = None
@@ -602,10 +603,13 @@ class _Many:
         worth_waiting = self._under_way() or self._ready
         for task, code in tasks:
             if worth_waiting:
-                self._hold(task, code, _MOMENT, True)
-                self._cramped += 1
+                self._crowd_out(task, code)
             else:
                 self._ready.append(Outcome(task[0], _error(code, task[0]), self._elapsed(task[1]), None))
+
+    def _crowd_out(self, task, code):
+        self._hold(task, code, _MOMENT, True)
+        self._cramped += 1
 
     def _hold(self, task, code, pause, cramped=False):
         self._held_back[code] = self._held_back.get(code, 0) + 1
@@ -645,6 +649,8 @@ class _Many:
             driver.step(wait_nr, timeout)
         now = time.monotonic()
         finished, driver.finished = driver.finished, []
+        if finished or chains and chains.ended:
+            self._last_end = now
         for job in finished:
             self._jobs.remove(job)
             if not job.machine.error and not job.machine.timed_out:
@@ -670,10 +676,12 @@ class _Many:
                     self._start(address, None, found, 0)
                 elif not isinstance(error, OSError):
                     raise error
-                elif error.errno in _NO_ROOM:       # EAI_SYSTEM
-                    self._roomless.append(((address, None, None, 0), error.errno))
-                elif error.errno == socket.EAI_MEMORY:
-                    self._roomless.append(((address, None, None, 0), errno.ENOMEM))
+                elif error.errno in _NO_ROOM or error.errno == socket.EAI_MEMORY:
+                    task, code = (address, None, None, 0), max(error.errno, 0) or errno.ENOMEM
+                    if asked <= self._last_end:     # what ended meanwhile may have made room
+                        self._crowd_out(task, code)
+                    else:
+                        self._roomless.append((task, code))
                 else:
                     self._ready.append(Outcome(address, _for_what(error, address), now - asked, None))
         if self._roomless:

@@ -873,6 +873,16 @@ def test_a_look_up_without_room_is_made_again(strategy, listener, silent, monkey
     assert outcome.ok and outcome.address == there
     assert outcomes.held_back == {code: 2}
     outcomes.close()
+    def late():
+        until(lambda: len(got) == 1)        # by then the connect that left no room has ended
+        yield error
+        yield ["127.0.0.1"]
+
+    got = []
+    Resolver(monkeypatch, short=late())
+    for outcome in connect_many([there, listener.getsockname()], strategy=strategy):
+        got.append(outcome)
+    assert [outcome.ok for outcome in got] == [True] * 2
     Resolver(monkeypatch, short=error)          # nothing is under way that could end
     outcome, = connect_many([there], strategy=strategy)
     assert outcome.error.errno == code
