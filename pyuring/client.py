@@ -41,7 +41,7 @@ class _ThreadDriver(RingDriver):
             self.ring.close()
 
 
-def _make_ring(entries):
+def make_ring(entries):
     """A ring that can connect. RingUnavailable where there is none."""
     global _refused
     if _refused is not None:
@@ -75,11 +75,12 @@ def _take_driver():
     connects while it interrupts another connect finds none and makes its own."""
     driver = vars(_local).pop("driver", None)
     if driver is None or driver.ring.fd < 0:        # closed by a fork
-        driver = _ThreadDriver(_make_ring(_RING_ENTRIES))
+        driver = _ThreadDriver(make_ring(_RING_ENTRIES))
     return driver
 
 
-def _check_strategy(strategy):
+def check_strategy(strategy):
+    """ValueError for what is none."""
     if strategy is not None and strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is unknown: give one of {', '.join(STRATEGIES)}, "
                          "or None to have one picked")
@@ -91,7 +92,7 @@ _INET, _TCP = (int(AF_INET), int(AF_INET6)), (0, IPPROTO_TCP, IPPROTO_MPTCP)
 _family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
 
 
-def _start_event(sock, strategy, fresh=False):
+def start_event(sock, strategy, fresh=False):
     """How the machine is to begin for this socket."""
     if strategy == "native":
         return machine.START_NATIVE
@@ -131,7 +132,7 @@ def connect(sock: socket.socket | int, address: object, timeout: float | None = 
     if timeout is not None:
         check_timeout(timeout)
     if strategy is not None:
-        _check_strategy(strategy)
+        check_strategy(strategy)
     if type(sock) is not socket.socket:
         if isinstance(sock, int):
             return _connect_or_raise(_borrow(sock, address), address, timeout, strategy)
@@ -175,7 +176,7 @@ def _connect_or_raise(sock, address, timeout, strategy, fresh=False):
     sys.audit("socket.connect", sock, address)
     job = _run(sock, raw, timeout, strategy, fresh)
     if job.machine.error or job.machine.timed_out:
-        raise _error_of(job, address, timeout)
+        raise error_of(job, address, timeout)
 
 
 def _run(sock, raw, timeout, strategy, fresh):
@@ -183,7 +184,7 @@ def _run(sock, raw, timeout, strategy, fresh):
     if strategy != "syscall":
         try:
             driver = _take_driver()
-            job = Job(sock, raw, _start_event(sock, strategy, fresh), timeout, waits=True)
+            job = Job(sock, raw, start_event(sock, strategy, fresh), timeout, waits=True)
             try:
                 driver.start(job)
                 while not driver.finished:
@@ -199,14 +200,14 @@ def _run(sock, raw, timeout, strategy, fresh):
             if strategy is not None:
                 raise
     driver = SyscallDriver()
-    job = Job(sock, raw, _start_event(sock, "syscall"), timeout, waits=True)
+    job = Job(sock, raw, start_event(sock, "syscall"), timeout, waits=True)
     driver.start(job)
     while not driver.finished:
         driver.step()
     return job
 
 
-def _error_of(job, address, timeout):
+def error_of(job, address, timeout):
     """The exception for a finished job, None after success."""
     if job.machine.timed_out:
         return errors.timed_out(f"connect to {sockaddr.format_address(address)}", timeout)
@@ -221,8 +222,9 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
                       strategy: str | None = None) -> socket.socket:
     """A new TCP socket, connected to (host, port): socket.create_connection() over pyuring.
 
-    address          (host, port); the host may be a name. All that it resolves to is tried, the
-                     families by turns, and the first to connect wins (RFC 8305, Happy Eyeballs)
+    address          (host, port); the host may be a name, and the port a service's ("http"), or None
+                     for 0. All that it resolves to is tried, the families by turns, and the first to
+                     connect wins (RFC 8305, Happy Eyeballs)
     timeout          seconds for each try, and then the socket's own; None for
                      socket.getdefaulttimeout()
     source_address   (host, port) to bind to
@@ -236,16 +238,22 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
     Errors: as connect(); socket.gaierror where the name does not resolve.
     """
     check_timeout(timeout)
-    check_timeout(happy_eyeballs_delay)
-    _check_strategy(strategy)
     try:
-        name, port = address
-    except (TypeError, ValueError):
-        raise TypeError(f"address {address!r} is not a pair: give (host, port)") from None
-    sockaddr.check_port(port)
+        check_timeout(happy_eyeballs_delay)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"happy_eyeballs_delay {happy_eyeballs_delay!r} is not a finite number of seconds "
+                          "from 0, or None") from None
+    check_strategy(strategy)
+    name, port = _pair("address", address)
+    if port is not None and not isinstance(port, (str, bytes)):
+        sockaddr.check_port(port)
     if source_address is not None:
+        source_address = _pair("source_address", source_address)
         sockaddr.check_port(source_address[1])
-    found = socket.getaddrinfo(name, port, 0, SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(name, port, 0, SOCK_STREAM)
+    except OSError as error:
+        raise for_what(error, f"connect to {sockaddr.format_address(address)}") from None
     sock, failures = _race(_interleave(found), timeout, source_address, happy_eyeballs_delay, strategy)
     if sock is not None:
         return sock
@@ -258,6 +266,24 @@ def create_connection(address: tuple[str, int], timeout: float | None = None,
         raise failures[-1]
     finally:
         failures.clear()        # breaks the cycle error -> traceback -> frame -> failures
+
+
+def _pair(what, value):
+    """(host, port), in whatever it came."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        host, port = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} {value!r} is not a pair: give (host, port)") from None
+    return host, port
+
+
+def for_what(error, doing):
+    """An OSError, with what it stood in the way of."""
+    if isinstance(error, socket.gaierror):
+        return socket.gaierror(error.errno, f"{doing}: {error.strerror}")
+    return errors.os_error(error.errno, doing)
 
 
 def _interleave(found):
@@ -293,7 +319,7 @@ def _race(found, timeout, source_address, delay, strategy):
             while driver.finished:
                 job = driver.finished.pop(0)
                 number, target = job.context
-                error = _error_of(job, target, job.timeout)
+                error = error_of(job, target, job.timeout)
                 if winner is None and error is None:
                     winner = socks.pop(number)
                 else:
@@ -332,21 +358,25 @@ def _race_driver(strategy):
 def _begin(answer, number, timeout, source_address, strategy, driver, socks, failures):
     """Begin one try of a race -> its job, None if it failed at once."""
     family, type_, proto, _, target = answer
+    doing = f"connect to {sockaddr.format_address(target)}"
     try:
         sock = socks[number] = socket.socket(family, type_, proto)
+        if source_address is not None:
+            doing += f" from {sockaddr.format_address(source_address)}"
+            sock.bind(source_address)
+        doing = ""                                          # from here on, errors say it themselves
         limit = (sock.gettimeout() or None) if timeout is None else timeout
         over_the_ring = isinstance(driver, RingDriver)
         sock.settimeout(None if over_the_ring else 0.0)     # until it has connected
-        if source_address is not None:
-            sock.bind(source_address)
         raw = SockAddr(sockaddr.pack(_family(sock), target))
         sys.audit("socket.connect", sock, target)
-        start = _start_event(sock, strategy if over_the_ring else "syscall", fresh=True)
+        start = start_event(sock, strategy if over_the_ring else "syscall", fresh=True)
         job = Job(sock, raw, start, limit, context=(number, target))
         driver.start(job)
         return job
     except OSError as error:
         if number in socks:
             socks.pop(number).close()
-        failures[number] = error.with_traceback(None)      # which would keep the driver alive
+        # Not the traceback, which would keep the driver alive.
+        failures[number] = for_what(error, doing) if doing else error.with_traceback(None)
         return None

@@ -12,6 +12,7 @@ Read machine.py first: it decides, this file acts. Read next: client.py, which m
 """
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -21,6 +22,7 @@ import time
 from errno import (
     EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, ECANCELED, EINPROGRESS, EINTR, EINVAL, ETIME,
 )
+from heapq import heapify, heappop, heappush
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_SNDTIMEO, SOL_SOCKET, TCP_INFO
 
@@ -490,8 +492,12 @@ class SyscallDriver(_Driver):
     def __init__(self) -> None:
         super().__init__()
         self._poll = select.poll()
-        self._waiting: dict[int, Job] = {}              # fd -> job
-        self._sleeping: list[tuple[float, Job]] = []    # when to wake, job
+        self._waiting: dict[int, tuple[int, Job]] = {}      # fd -> its number, job
+        # Heaps, the soonest first: with thousands under way nobody looks at all of them. Whoever no
+        # longer waits is found out at the top, or when these have become the most.
+        self._limits: list[tuple[float, int, int]] = []         # when its time is up, its number, fd
+        self._sleeping: list[tuple[float, int, Job]] = []       # when it wakes, its number, job
+        self._numbers = itertools.count()
 
     def step(self, wait_nr: int = 1, timeout: float | None = None) -> None:
         """Wait until a socket is ready or a time is up, and go on with what that concerns.
@@ -499,9 +505,13 @@ class SyscallDriver(_Driver):
         wait_nr   0: do not wait
         timeout   seconds at most
         """
-        now = time.monotonic()
-        limits = (job.limit() for job in self._waiting.values())
-        ends = [wake for wake, _ in self._sleeping] + [end for end in limits if end is not None]
+        now, limits, sleeping = time.monotonic(), self._limits, self._sleeping
+        if len(limits) > 2 * len(self._waiting) + 64:
+            limits[:] = [entry for entry in limits if self._waits(*entry)]
+            heapify(limits)
+        while limits and not self._waits(*limits[0]):
+            heappop(limits)
+        ends = [heap[0][0] for heap in (limits, sleeping) if heap]
         if timeout is not None:
             ends.append(now + timeout)
         # Rounded up to the millisecond that poll(2) counts in: waking early would spin.
@@ -515,28 +525,36 @@ class SyscallDriver(_Driver):
             job = self._no_longer_waits(fd)
             self._go_on(job, _woken(job, mask))
         now = time.monotonic()
-        for fd, job in list(self._waiting.items()):
-            limit = job.limit()
-            if limit is not None and limit <= now:
-                self._go_on(self._no_longer_waits(fd), job.ran_out())
-        awake = [job for wake, job in self._sleeping if wake <= now]
-        self._sleeping = [(wake, job) for wake, job in self._sleeping if wake > now]
+        while limits and limits[0][0] <= now:
+            entry = heappop(limits)
+            if self._waits(*entry):
+                job = self._no_longer_waits(entry[2])
+                self._go_on(job, job.ran_out())
+        awake = []
+        while sleeping and sleeping[0][0] <= now:
+            awake.append(heappop(sleeping)[2])
         for job in awake:
             self._go_on(job, job.slept())
 
+    def _waits(self, _, number, fd):
+        return fd in self._waiting and self._waiting[fd][0] == number
+
     def _no_longer_waits(self, fd):
         self._poll.unregister(fd)
-        return self._waiting.pop(fd)
+        return self._waiting.pop(fd)[1]
 
     def _wait(self, job):
         if job.pauses:
             return self._sleep(job)
-        self._waiting[job.fd] = job
+        number, limit = next(self._numbers), job.limit()
+        self._waiting[job.fd] = number, job
+        if limit is not None:
+            heappush(self._limits, (limit, number, job.fd))
         self._poll.register(job.fd, POLLOUT)
         return _LATER
 
     def _sleep(self, job):
-        self._sleeping.append((time.monotonic() + job.next_pause(), job))
+        heappush(self._sleeping, (time.monotonic() + job.next_pause(), next(self._numbers), job))
         return _LATER
 
     _attempt = _connect = _Driver._connect2

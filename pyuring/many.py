@@ -35,9 +35,9 @@ import os
 import socket
 import sys
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections import deque, namedtuple
-from errno import EADDRNOTAVAIL, ECANCELED, ECONNRESET
+from errno import EADDRNOTAVAIL, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT
 from heapq import heappop, heappush
 from socket import AF_INET, AF_INET6, SOCK_STREAM
 
@@ -62,7 +62,10 @@ class Outcome(namedtuple("Outcome", "address error elapsed sock")):
 
     address   as it was given
     error     None, or the OSError that connect() would have raised
-    elapsed   seconds from when the address was taken
+    elapsed   seconds from when it was handed to the kernel, with the others of its batch, to when its
+              end was seen here: later, if the source or you kept this thread busy meanwhile. More
+              tries, and the pauses between them, are part of it, looking up a name is not; of a name
+              that does not resolve it is the looking up
     sock      the connected socket, yours to close; None after an error, and without keep=True
     """
 
@@ -89,6 +92,7 @@ _QUIET = IOSQE_IO_HARDLINK | IOSQE_CQE_SKIP_SUCCESS
 _NAME_SIZE = 28                 # room for either
 _INET, _INET6 = int(AF_INET), int(AF_INET6)
 _NAME_SIZES = {_INET: 16, _INET6: 28}       # struct sockaddr_in, sockaddr_in6
+_MOST_SLOTS = 1 << 20       # IORING_MAX_FIXED_FILES (io_uring/rsrc.c)
 _CLOSE_PATIENCE = 2.0           # seconds that close() waits for what it cancelled
 
 
@@ -120,7 +124,8 @@ class _Chains(RingDriver):
         self._names_at, _, self._names_pin = syscalls.writable(self._names)
 
     def begin(self, task):
-        """Start a chain for this task; there are at most `slots` of them."""
+        """Start a chain for this task -> whether all that were begun went to the kernel, as the ring
+        was full. There are at most `slots` of them."""
         family, raw, _ = task[2]
         slot = self._free.pop() if self._free else next(self._unused)
         at = slot * _NAME_SIZE
@@ -132,9 +137,11 @@ class _Chains(RingDriver):
         self._tasks[slot] = task
         self.busy += 1
         self._prepared.append(sqes)
-        if len(self._prepared) == self._most:
-            self._hand_over()
-            self.ring.submit()
+        if len(self._prepared) < self._most:
+            return False
+        self._hand_over()
+        self.ring.submit()
+        return True
 
     def _hand_over(self):
         """What begin() has prepared, into the ring."""
@@ -225,7 +232,7 @@ class _Names:
     """Looks names up in threads of its own, and rings a bell: a pipe that becomes readable.
 
     ask()      an address with a name in it
-    answers()  (address, began, what _locate() returns of others, error) since the last call
+    answers()  (address, when it was asked, what _locate() returns of others, error) since the last call
     waiting    how many were asked for and not yet taken
     """
 
@@ -239,11 +246,11 @@ class _Names:
         self._answered: deque = deque()
         self._lock = allocate_lock()        # for _threads, and the rope's end
 
-    def ask(self, address, began):
+    def ask(self, address):
         """Have it looked up."""
         from _thread import start_new_thread
         self.waiting += 1
-        self._asked.append((address, began))
+        self._asked.append((address, time.monotonic()))
         with self._lock:
             start = self._threads < min(_RESOLVERS, self.waiting)
             self._threads += start
@@ -266,14 +273,19 @@ class _Names:
                 task = self._asked.popleft()
             self._look_up(*task)
 
-    def _look_up(self, address, began):
+    def _look_up(self, address, asked):
         try:
             found, error = None, None
-            for family, _, _, _, target in reversed(socket.getaddrinfo(*address[:2], 0, SOCK_STREAM)):
+            host, port = address[:2]
+            if isinstance(host, bytearray):
+                host = bytes(host)          # which is what getaddrinfo() takes
+            for family, _, _, _, target in reversed(socket.getaddrinfo(host, port, 0, SOCK_STREAM)):
                 found = int(family), sockaddr.pack(family, target), found
-        except (OSError, ValueError) as why:
+        except UnicodeError as why:         # no name that could be asked for, so there is none
+            error = socket.gaierror(socket.EAI_NONAME, f"the name has no IDNA form: {why}")
+        except BaseException as why:        # whatever it is: run() waits for an answer
             error = why
-        self._answered.append((address, began, found, error))
+        self._answered.append((address, asked, found, error))
         with self._lock:
             if self._rope >= 0:
                 try:
@@ -291,8 +303,11 @@ class _Names:
             self.waiting -= 1
             yield self._answered.popleft()
 
-    def close(self):
-        """Whoever still waits for the resolver finds nobody to tell."""
+    def close(self, forked):
+        """Whoever still waits for the resolver finds nobody to tell. A forked child has no such threads,
+        and one of them may have held the lock."""
+        if forked:
+            self._lock = allocate_lock()
         with self._lock:
             rope, self._rope = self._rope, -1
         os.close(rope)
@@ -300,17 +315,21 @@ class _Names:
 
 
 # -- connect_many -----------------------------------------------------------------------------------
-_SLOW = 0.001       # seconds for the next address, after which nobody waits for another one to be
-                    # handed over together
+_SLOW = 0.001       # seconds that a source takes for an address. After that it is not known to be
+                    # fast again, and nothing waits for its next address to be handed over together
+_TRUST = 16         # addresses in no time, for which one more may wait to be handed over together
 _MOMENT = 0.01              # seconds, until there may be a descriptor or memory again
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# Where no port is free, one may be in a moment: loopback's TIME_WAIT is over for a new connect after
-# a second (tcp_tw_reuse in ip-sysctl.rst).
-_PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 0.8
-_VAIN_LIMIT = 3             # addresses that were tried again in vain, before that is believed
+_NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)      # connect(2) itself may say these
+# Where no port is free, one will be: TIME_WAIT is over after 60 s (TCP_TIMEWAIT_LEN in net/tcp.h), on
+# loopback after 1 s as good as (tcp_tw_reuse in ip-sysctl.rst).
+_PORT_PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8, 1.0
+# A connect that ends in one of these has had a port (ECANCELED: in a chain whose time was over).
+_WITH_PORT = (0, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT)
+_PORT_PATIENCE = 65.0       # seconds without any port, after which there is none
 
 
-_BATCH = 128                # connects that are worth a system call of their own
+_BATCH = 128                # connects that are worth a system call of their own, however fast they come
 
 
 def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
@@ -321,6 +340,7 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
     addresses    any iterable, taken from only as fast as connects finish: (host, port), AF_UNIX
                  paths and names, SockAddr. Names are looked up in threads, meanwhile the others go
                  on; what one resolves to is tried in the resolver's order, one after the other
+    concurrency  over 1,048,576, and over what RLIMIT_NOFILE allows, it is that
     timeout      seconds for each try; None for no limit. The resolver has its own limits
     keep         True: outcomes carry the connected socket, yours to close. False: closed at once,
                  and where the kernel has direct descriptors (5.19), never a Python object
@@ -328,12 +348,19 @@ def connect_many(addresses: Iterable[object], *, timeout: float | None = None,
 
     Each address gives exactly one Outcome; one that could not be meant (port 99999) raises ValueError
     or TypeError instead, and ends the iteration. Where descriptors, ports or memory run short, it
-    goes on with fewer at a time and tries again what could not be had: see Outcomes.held_back.
-    Closing the iterator, and Ctrl-C, cancel what is under way.
+    goes on with fewer at a time and tries again what could not be had: see Outcomes.held_back. No
+    descriptor or memory is an outcome when nothing is under way that could give one back, no port
+    (EADDRNOTAVAIL) when none was to be had for 65 seconds. Where it says that no local address goes
+    with that destination, it is the outcome at once.
+    Closing the iterator, and Ctrl-C, cancel what is under way. It is for one thread, the first to take
+    from it, and does not cross a fork: elsewhere it raises ValueError, and may be dropped.
+
+    An AF_UNIX connect to a full backlog waits in a worker thread of the kernel, one for each
+    (unix_stream_connect() can't wait otherwise): with many of these a small `concurrency` is better.
     """
     check_timeout(timeout)
-    client._check_strategy(strategy)
-    if isinstance(addresses, (str, bytes)):
+    client.check_strategy(strategy)
+    if _is_one_address(addresses):
         raise TypeError(f"addresses {addresses!r} is one address: give a list of them")
     if not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency {concurrency!r} is not a number from 1")
@@ -349,22 +376,37 @@ class Outcomes:
 
     def __init__(self, addresses, timeout, concurrency, keep, strategy):
         self.held_back: dict[int, int] = {}
-        self._generator = _Many(addresses, timeout, concurrency, keep, strategy, self.held_back).run()
+        self._many = _Many(addresses, timeout, concurrency, keep, strategy, self.held_back)
+        self._generator = self._many.run()
 
     def __iter__(self) -> Iterator[Outcome]:
-        return self._generator
+        return self
 
     def __next__(self) -> Outcome:
+        self._many.check_owner()
         return next(self._generator)
 
     def close(self) -> None:
-        """Cancel what is under way, and close all sockets."""
+        """Cancel what is under way, and close all sockets, those of outcomes that nobody took too."""
+        self._many.check_owner()
         self._generator.close()
 
 
+_forks = 0                  # how many lie between this process and the first
+
+
+def _count_fork():
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 class _Many:
-    """One connect_many() under way. What it knows of a connect is a task: (address, when it was begun,
-    what _locate() returned, how often no port was free)."""
+    """One connect_many() under way. What it knows of a connect is a task: (address, its batch or None,
+    what _locate() returned, how often no port was free). A batch is a list of one number: when it
+    went to the kernel."""
 
     def __init__(self, addresses, timeout, concurrency, keep, strategy, held_back):
         self._addresses = addresses
@@ -373,24 +415,42 @@ class _Many:
         self._keep = keep
         self._strategy = strategy
         self._held_back = held_back
-        self._held: list = []               # a heap of (not before, its number, task)
+        self._held: list = []               # a heap of (not before, its number, task, lack of room?)
+        self._cramped = 0                   # of these, how many lack room
+        self._roomless: list = []           # (task, errno), just now
+        self._last_end = 0.0                # when a connect ended
         self._numbers = itertools.count()
         self._jobs: set[Job] = set()        # whose context is the task
         self._names: _Names | None = None
         self._more = True
         self._chains: _Chains | None = None
         self._doubts_reset = False          # E10: a chain's ECONNRESET may be another error
-        self._vain = 0                      # addresses for which no port was to be had in the end
-        self._ready: list[Outcome] = []
+        self._dry_since: float | None = None        # when there was no port, and has been none since
+        self._ready: deque[Outcome] = deque()
+        self._quick = 0                     # addresses since the source last took its time
+        self._batch: list[float] = [0.0]    # of what is begun next
+        self._begun = 0                     # connects in it
+        self._owner: int | None = None      # the thread that has begun this
+        self._forks = _forks
+
+    def check_owner(self):
+        """ValueError in another process or thread than the one that has begun this."""
+        if self._owner is not None:
+            if self._forks != _forks:
+                raise ValueError("this connect_many() belongs to the parent process: begin another one "
+                                 "after fork()")
+            if self._owner != get_ident():
+                raise ValueError("this connect_many() belongs to another thread: take from it and close "
+                                 "it there")
 
     def run(self):
         """The generator behind Outcomes."""
-        ring = None
+        self._owner, self._forks, ring = get_ident(), _forks, None
         self._driver = SyscallDriver()
         try:
             if self._strategy != "syscall":
                 try:
-                    ring = client._make_ring(max(8, min(4 * self._limit, 4096)))
+                    ring = client.make_ring(max(8, min(4 * self._limit, 4096)))
                     self._driver = self._over(ring)
                 except errors.RingUnavailable:
                     if self._strategy is not None:
@@ -401,8 +461,7 @@ class _Many:
                 if not self._ready:
                     self._wait()
                 while self._ready:
-                    ready, self._ready = self._ready, []
-                    yield from ready
+                    yield self._ready.popleft()
         finally:
             self._close(ring)
 
@@ -410,7 +469,7 @@ class _Many:
         """The driver for this ring: with chains, where the kernel can and nobody keeps the sockets."""
         if self._keep or not ring.features & IORING_FEAT_CQE_SKIP:
             return RingDriver(ring)
-        slots = self._limit
+        slots = min(self._limit, _MOST_SLOTS)
         while slots:
             try:
                 ring.register_files_sparse(slots)
@@ -422,27 +481,31 @@ class _Many:
                 slots //= 2
         if not slots:
             return RingDriver(ring)
-        met = None if self._strategy == "native" else probe().connect
-        if self._strategy == "native":
-            met = ()
+        met = () if self._strategy == "native" else probe().connect
         self._doubts_reset = met is None or "E10" in met
         self._limit = slots
         self._chains = _Chains(ring, slots, self._timeout, met is None or "E23" in met)
         return self._chains
 
     def _close(self, ring):
+        # Also where it is dropped: in a forked child, whose ring is gone and who has copies of the
+        # descriptors only; and in another thread, which may close a ring and not cancel over it.
+        forked = self._forks != _forks
         try:
-            if self._chains is not None:
+            if self._chains is not None and not forked and self._owner == get_ident():
                 self._chains.close()
         finally:
             try:
-                if ring is not None:
+                if ring is not None and not forked:
                     ring.close()
             finally:
                 for job in self._jobs:
                     job.sock.close()
+                for outcome in self._ready:         # made, and nobody has come for it
+                    if outcome.sock is not None:
+                        outcome.sock.close()
                 if self._names is not None:
-                    self._names.close()
+                    self._names.close(forked)
 
     def _under_way(self):
         return (len(self._jobs) + (self._chains.busy if self._chains else 0)
@@ -452,69 +515,108 @@ class _Many:
     def _fill(self):
         """Begin as many as may be under way, unless an outcome is there first."""
         driver, addresses, limit = self._driver, self._addresses, self._limit
-        while self._held and self._held[0][0] <= time.monotonic() and self._under_way() < limit:
-            self._start(*heappop(self._held)[2])
-        asked, begun = time.monotonic(), 0
-        while self._more and not self._held and not self._ready and not driver.finished \
-                and self._under_way() < limit:
+        asked = time.monotonic()
+        while self._held and self._held[0][0] <= asked:
+            _, _, task, cramped = heappop(self._held)
+            self._cramped -= cramped
+            if task[2] is None:
+                self._ask(task[0])
+            else:
+                self._start(*task)
+        # What is held back counts, so that memory stays bounded. Where it is for a port, another
+        # destination may have one; lack of room concerns all.
+        while self._more and not self._cramped and not self._ready and not driver.finished \
+                and self._under_way() + len(self._held) < limit:
             try:
                 address = next(addresses)
             except StopIteration:
                 self._more = False
                 break
-            began = time.monotonic()
+            taken = time.monotonic()
+            self._quick = self._quick + 1 if taken - asked < _SLOW else 0
+            asked = taken
             found = _locate(address)
             if found is not None:
-                self._start(address, began, found, 0)
+                self._start(address, None, found, 0)
             else:
-                self._ask(address, began)
-            begun += 1
-            if began - asked > _SLOW:
-                self._step(0)
-            elif begun == _BATCH:           # these need not wait for all the others
+                self._ask(address)
+            # The next address may be long in coming. So what is there goes to the kernel first, unless
+            # so many came fast that a few can wait for each other.
+            if self._begun >= min(_BATCH, 1 + self._quick // _TRUST):
                 self._sweep()
-                begun = 0
-            asked = began
+                asked = time.monotonic()
 
-    def _ask(self, address, began):
+    def _ask(self, address):
         if self._names is None:
-            self._names = _Names()
+            try:
+                self._names = _Names()
+            except OSError as error:
+                self._no_room([((address, None, None, 0), error.errno)])
+                return
             self._driver.bell = self._names.bell
-        self._names.ask(address, began)
+        self._names.ask(address)
 
-    def _start(self, address, began, found, tries, chain=True):
+    def _start(self, address, batch, found, tries, chain=True):
         family, raw, _ = found
         chains = self._chains
+        self._begun += 1
+        if batch is None:
+            batch = self._batch
+        task = address, batch, found, tries
         if chains and chain and len(raw) == _NAME_SIZES.get(family):
             sys.audit("socket.connect", None, address)
-            chains.begin((address, began, found, tries))
+            if chains.begin(task):
+                self._handed_over()
             return
-        task = address, began, found, tries
         try:
             sock = socket.socket(family, SOCK_STREAM)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._under_way():
-                self._hold(task, error.errno, _MOMENT)
+            if error.errno in _NO_ROOM:
+                self._no_room([(task, error.errno)])
             else:
-                self._ready.append(Outcome(address, error, time.monotonic() - began, None))
+                self._ready.append(Outcome(address, _error(error.errno, address), self._elapsed(batch), None))
             return
         try:
             sock.settimeout(0.0 if self._strategy == "syscall" else None)
             sys.audit("socket.connect", sock, address)
-            job = Job(sock, SockAddr(raw), client._start_event(sock, self._strategy, True),
+            job = Job(sock, SockAddr(raw), client.start_event(sock, self._strategy, True),
                       self._timeout, context=task)
             self._jobs.add(job)
         except BaseException:
             sock.close()
             raise
+        if self._strategy == "syscall":         # this connects already
+            self._batch[0], self._batch = time.monotonic(), [0.0]
         self._driver.start(job)
 
-    def _hold(self, task, code, pause):
-        self._held_back[code] = self._held_back.get(code, 0) + 1
-        self._put_off(task, time.monotonic() + pause)
+    def _handed_over(self):
+        """The time of what was begun since the last call runs from now."""
+        self._batch[0] = time.monotonic()
+        self._batch, self._begun = [0.0], 0
 
-    def _put_off(self, task, until):
-        heappush(self._held, (until, next(self._numbers), task))
+    @staticmethod
+    def _elapsed(batch):
+        return time.monotonic() - batch[0] if batch and batch[0] else 0.0
+
+    def _no_room(self, tasks):
+        """There was no descriptor or no memory for these. When something else ends there may be."""
+        worth_waiting = self._under_way() or self._ready
+        for task, code in tasks:
+            if worth_waiting:
+                self._crowd_out(task, code)
+            else:
+                self._ready.append(Outcome(task[0], _error(code, task[0]), self._elapsed(task[1]), None))
+
+    def _crowd_out(self, task, code):
+        self._hold(task, code, _MOMENT, True)
+        self._cramped += 1
+
+    def _hold(self, task, code, pause, cramped=False):
+        self._held_back[code] = self._held_back.get(code, 0) + 1
+        self._put_off(task, time.monotonic() + pause, cramped)
+
+    def _put_off(self, task, until, cramped=False):
+        heappush(self._held, (until, next(self._numbers), task, cramped))
 
     # -- ending ----------------------------------------------------------------------------------
     def _wait(self):
@@ -531,79 +633,140 @@ class _Many:
 
     def _sweep(self):
         """All that can end without waiting. The kernel goes on with as many requests as it is asked to
-        wait for, and with 20 otherwise (6.18), which would be a system call for every eight chains."""
-        self._step(self._chains.busy if self._chains else 0, 0.0)
+        wait for, and with 20 otherwise (IO_LOCAL_TW_DEFAULT_MAX in io_uring/io_uring.c), which would be
+        a system call for every eight chains."""
+        chains, wait_nr = self._chains, 0
+        if chains:                          # one that is refused or late has two to four completions
+            wait_nr = min(chains.ring.cq_entries, 4 * chains.busy)
+        self._step(wait_nr, 0.0)
 
     def _step(self, wait_nr, timeout=None):
         driver, chains = self._driver, self._chains
-        if not driver.finished and not (chains and chains.ended):
+        if driver.finished or chains and chains.ended:
+            wait_nr, timeout = 0, 0.0       # these are enough
+        if wait_nr or self._begun or not driver.finished:
+            self._handed_over()
             driver.step(wait_nr, timeout)
         now = time.monotonic()
-        while driver.finished:
-            job = driver.finished.pop()
+        finished, driver.finished = driver.finished, []
+        if finished or chains and chains.ended:
+            self._last_end = now
+        for job in finished:
             self._jobs.remove(job)
             if not job.machine.error and not job.machine.timed_out:
                 self._ready.append(self._outcome(job, now))
                 continue
             job.sock.close()
-            if not self._again(job.context, job.machine.error):
-                self._ready.append(Outcome(job.context[0], client._error_of(job, job.context[0], self._timeout),
-                                           now - job.context[1], None))
+            if job.machine.error in _NO_MEMORY:
+                self._roomless.append((job.context, job.machine.error))
+            elif not self._again(job.context, job.machine.error):
+                self._ready.append(Outcome(job.context[0], client.error_of(job, job.context[0], self._timeout),
+                                           now - job.context[1][0], None))
         if chains and chains.ended:
             ended, chains.ended = chains.ended, []
             for task, position, res in ended:
                 if position is None:
-                    if task[3]:
-                        self._vain = 0
-                    self._ready.append(_new(Outcome, (task[0], None, now - task[1], None)))
+                    self._dry_since = None
+                    self._ready.append(_new(Outcome, (task[0], None, now - task[1][0], None)))
                 else:
                     self._failed(task, position, -res, now)
         if self._names:
-            for address, began, found, error in self._names.answers():
+            for address, asked, found, error in self._names.answers():
                 if error is None:
-                    self._start(address, began, found, 0)
-                elif isinstance(error, OSError):
-                    self._ready.append(Outcome(address, error, now - began, None))
-                else:
+                    self._start(address, None, found, 0)
+                elif not isinstance(error, OSError):
                     raise error
+                elif error.errno in _NO_ROOM or error.errno == socket.EAI_MEMORY:
+                    task, code = (address, None, None, 0), max(error.errno, 0) or errno.ENOMEM
+                    if asked <= self._last_end:     # what ended meanwhile may have made room
+                        self._crowd_out(task, code)
+                    else:
+                        self._roomless.append((task, code))
+                else:
+                    self._ready.append(Outcome(address, _for_what(error, address), now - asked, None))
+        if self._roomless:
+            roomless, self._roomless = self._roomless, []
+            self._no_room(roomless)
 
     def _failed(self, task, position, code, now):
         """A chain did not connect."""
-        address, began, found, tries = task
+        address, batch, found, _ = task
+        if code == ECONNREFUSED and position == CONNECT and not found[2]:       # the most frequent by far
+            self._dry_since = None
+            return self._ready.append(_new(Outcome, (address, _error(code, address), now - batch[0], None)))
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
-        if position == SOCKET and code in _NO_ROOM and self._under_way():
-            return self._hold(task, code, _MOMENT)
+        if code in (_NO_ROOM if position == SOCKET else _NO_MEMORY):
+            return self._roomless.append((task, code))
         if position == CONNECT and self._again(task, code):
             return None
         if code == ECANCELED and self._timeout is not None:
             error = errors.timed_out(f"connect to {sockaddr.format_address(address)}", self._timeout)
         else:
-            error = errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
-        return self._ready.append(_new(Outcome, (address, error, now - began, None)))
+            error = _error(code, address)
+        return self._ready.append(_new(Outcome, (address, error, now - batch[0], None)))
 
     def _again(self, task, code):
         """Whether this error is not the outcome: no free port now, or a name's next address."""
-        address, began, found, tries = task
-        if code == EADDRNOTAVAIL and self._vain < _VAIN_LIMIT:
-            if tries < len(_PAUSES):
-                self._hold((address, began, found, tries + 1), code, _PAUSES[tries])
+        address, batch, found, tries = task
+        if code == EADDRNOTAVAIL:
+            if self._may_get_port(found):
+                pause = _PORT_PAUSES[min(tries, len(_PORT_PAUSES) - 1)]
+                self._hold((address, batch, found, tries + 1), code, pause)
                 return True
-            self._vain += 1
+        elif found[0] in _NAME_SIZES and code in _WITH_PORT:
+            self._dry_since = None
         if found[2]:
-            self._put_off((address, began, found[2], 0), 0.0)
+            self._put_off((address, batch, found[2], 0), 0.0)
         return bool(found[2])
 
+    def _may_get_port(self, found):
+        """Whether it is a port that was not available, and one may be in a while."""
+        if found[0] not in _NAME_SIZES or not _has_local_address(*found[:2]):
+            return False
+        now = time.monotonic()
+        if self._dry_since is None:
+            self._dry_since = now
+        return now - self._dry_since < _PORT_PATIENCE
+
     def _outcome(self, job, now):
-        (address, began, _, tries), sock = job.context, job.sock
-        if tries:
-            self._vain = 0
+        (address, batch, (family, _, _), _), sock = job.context, job.sock
+        if family in _NAME_SIZES:
+            self._dry_since = None
         if self._keep:
             sock.settimeout(socket.getdefaulttimeout())
         else:
             sock.close()
             sock = None
-        return Outcome(address, None, now - began, sock)
+        return Outcome(address, None, now - batch[0], sock)
+
+
+def _error(code, address):
+    return errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
+
+
+def _for_what(error, address):
+    return client.for_what(error, f"connect to {sockaddr.format_address(address)}")
+
+
+def _has_local_address(family, raw):
+    """Whether a socket can be connected to this address at all, but for a port.
+
+    For a socket without a port EADDRNOTAVAIL is either: no local address goes with that destination,
+    or no port is free. A UDP socket has other ports, and where none of these is free that is EAGAIN
+    (inet_dgram_connect() in net/ipv4/af_inet.c). Its connect(2) sends nothing.
+    """
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            return syscalls.connect(sock.fileno(), raw) != -EADDRNOTAVAIL
+    except OSError:             # no descriptor is left: ask again the next time
+        return True
+
+
+def _is_one_address(addresses):
+    """Whether somebody forgot to make a list of it."""
+    return isinstance(addresses, (str, bytes, bytearray, os.PathLike, SockAddr)) or (
+        isinstance(addresses, tuple) and 2 <= len(addresses) <= 4 and isinstance(addresses[1], int))
 
 
 def _locate(address):
@@ -612,13 +775,18 @@ def _locate(address):
         try:                    # what is most frequent by far
             return _INET, sockaddr.pack(_INET, address, resolve=False), None
         except ValueError:
-            sockaddr.check_port(address[1])
-            return None
+            return _check_name(*address[:2])
     family = sockaddr.guess_family(address)
     if family in (_INET, _INET6) and not isinstance(address, SockAddr):
         try:
             return family, sockaddr.pack(family, address, resolve=False), None
         except ValueError:
-            sockaddr.check_port(address[1])
-            return None
+            return _check_name(*address[:2])
     return family, sockaddr.pack(family, address), None
+
+
+def _check_name(host, port):
+    """A name, which only the resolver can tell more of -> None. ValueError for what is none."""
+    sockaddr.check_port(port)
+    if ("\0" if isinstance(host, str) else b"\0") in host:      # getaddrinfo() looks up what is before it
+        raise ValueError(f"host {host!r} has a NUL byte in it; give a name or a numeric address")

@@ -168,7 +168,8 @@ def latency_lines(tally: Tally, width: int = 80, few: bool = False) -> list[str]
     if not count or count < _ENOUGH and not few:
         return []
     percentiles = [_milliseconds(latencies.percentile(percent)) for percent in (50, 90, 99, 100)]
-    lines = ["latency of {} {}: median {} ms, 90% within {} ms, 99% within {} ms, slowest {} ms".format(
+    lines = ["latency of {} {}: median {} ms, 90% within {} ms, 99% within {} ms, slowest {} ms, "
+             "each from when its batch was submitted".format(
         count, "that connected" if tally.ok else "failures", *percentiles)]
     if count < _ENOUGH:
         return lines
@@ -390,7 +391,9 @@ class Screen:
         except (OSError, ValueError):
             width = 0
         text, room = self.progress(), (width or 80) - 1
-        self._on_terminal("\r\x1b[K" + (text if len(text) <= room else text[:max(0, room - 3)] + "..."))
+        if len(text) > room:
+            text = (text[:max(0, room - 3)] + "...")[:room]
+        self._on_terminal("\r\x1b[K" + text)
         self._shown = True
 
     def _clear(self):

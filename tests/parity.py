@@ -180,7 +180,7 @@ OVER_THE_RING = ("native", "emulated", "emulated+timeout")
 def why_no_ring():
     """Why the ways over io_uring can't be played here, or ""."""
     try:
-        client._make_ring(8).close()
+        client.make_ring(8).close()
     except errors.RingUnavailable as error:
         return str(error)
     return ""

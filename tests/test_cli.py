@@ -25,7 +25,7 @@ import pytest
 import pyuring
 import seccomp
 from conftest import WHY_NO_RING
-from pyuring import abi, cli, eras, errors, probe
+from pyuring import abi, cli, eras, errors, probe, report
 from test_capabilities import filters  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -634,12 +634,30 @@ def test_only_shows_some_and_counts_all(main, target, refusing):
         assert summary.startswith("1 of 3 connected, 2 ECONNREFUSED in ")
 
 
+@pytest.mark.parametrize("columns", range(1, 12))
+def test_the_progress_line_is_no_wider_than_the_terminal(columns, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+        def fileno(self):
+            return 2
+    monkeypatch.setattr(report.os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    monkeypatch.setenv("TERM", "xterm")
+    screen = report.Screen(None, Terminal())
+    screen.progress = lambda: "1 of 2 done"
+    screen._draw()
+    shown = screen._err.getvalue()
+    assert shown.startswith("\r\x1b[K")
+    assert len(shown) - len("\r\x1b[K") == min(columns - 1, 11)
+
+
 def test_quiet_leaves_the_summary_and_the_latency(main, target, refusing):
     code, stdout, _ = main("connect", "-q", target, target, refusing)
     latency, summary = stdout.splitlines()
     assert code == 1
     assert re.fullmatch(r"latency of 2 that connected: median \S+ ms, 90% within \S+ ms, 99% within \S+ ms, "
-                        r"slowest \S+ ms", latency)
+                        r"slowest \S+ ms, each from when its batch was submitted", latency)
     assert summary.startswith("2 of 3 connected, 1 ECONNREFUSED in ")
 
 

@@ -1183,7 +1183,7 @@ def test_bad_arguments_of_connect_many(no_syscall, arguments, error):
 
 @pytest.mark.parametrize("address, error", [
     ("127.0.0.1:80", TypeError), (("127.0.0.1",), TypeError), (("127.0.0.1", 80, 0), TypeError),
-    (("127.0.0.1", "80"), TypeError), (("127.0.0.1", 65536), ValueError), (None, TypeError)], ids=repr)
+    (("127.0.0.1", 80.0), TypeError), (("127.0.0.1", 65536), ValueError), (None, TypeError)], ids=repr)
 def test_a_bad_address_of_create_connection(no_syscall, address, error):
     with pytest.raises(error):
         create_connection(address)
@@ -1351,6 +1351,48 @@ def test_create_connection_of_a_name_without_addresses_is_an_oserror(strategy, m
     for all_errors in (False, True):
         with pytest.raises(OSError, match="some.name"):
             create_connection(("some.name", 1), all_errors=all_errors, strategy=strategy)
+
+
+def test_the_port_of_create_connection_may_be_a_service_or_none(strategy, monkeypatch):
+    asked, real = [], socket.getaddrinfo
+
+    def getaddrinfo(host, port, *arguments):
+        asked.append(port)
+        return real(host, port, *arguments)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for port in "65534", b"65534", None:
+        with pytest.raises(ConnectionRefusedError):
+            create_connection(("127.0.0.1", port), strategy=strategy)
+    assert asked == ["65534", b"65534", None]
+    with pytest.raises(socket.gaierror, match="^.Errno -8. connect to 127.0.0.1:no-such-service: "):
+        create_connection(("127.0.0.1", "no-such-service"), strategy=strategy)
+
+
+@pytest.mark.parametrize("source", [5, "10.0.0.1", ("10.0.0.1",), ("10.0.0.1", 1, 2), ("10.0.0.1", "80")])
+def test_a_source_address_that_is_none_is_named(source):
+    with pytest.raises(TypeError, match="source_address .* is not a pair|port '80' is not an integer"):
+        create_connection(("127.0.0.1", 9), source_address=source)
+
+
+@pytest.mark.parametrize("delay, error", [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError)])
+def test_a_bad_happy_eyeballs_delay_is_named(delay, error):
+    with pytest.raises(error, match="happy_eyeballs_delay"):
+        create_connection(("127.0.0.1", 9), happy_eyeballs_delay=delay)
+
+
+def test_what_stands_in_the_way_of_create_connection_comes_with_the_address(strategy, monkeypatch):
+    with pytest.raises(OSError, match="connect to 127.0.0.1:9 from 192.0.2.1:0: ") as caught:
+        create_connection(("127.0.0.1", 9), source_address=("192.0.2.1", 0), strategy=strategy)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    with pytest.raises(socket.gaierror, match="connect to 127.0.0.1:9 from .::1.:0: "):
+        create_connection(("127.0.0.1", 9), source_address=("::1", 0), strategy=strategy)
+    for code in errno.EMFILE, errno.ENFILE:
+        def full(*_, code=code, **__):
+            raise OSError(code, "no address in here")
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="connect to 127.0.0.1:9: ") as caught:
+            patch.setattr(socket, "socket", full)
+            create_connection(("127.0.0.1", 9), strategy=strategy)
+        assert caught.value.errno == code
 
 
 def test_a_name_that_does_not_resolve_is_a_gaierror(strategy, monkeypatch):

@@ -1208,3 +1208,26 @@ def test_a_socket_that_was_shut_down_before_it_ever_connected_is_clean(refused, 
     assert driver_module._half_ended(sock.fileno())
     job = Job(sock, packed(refused), m.START)
     assert RingDriver(None)._look(job) == (m.CLEAN, 0)
+
+
+def test_what_no_longer_waits_is_not_kept(listener):
+    # A limit that is far away, and many that have connected long before.
+    driver = SyscallDriver()
+    for _ in range(50):
+        socks = [socket.socket() for _ in range(20)]
+        for each in socks:
+            each.setblocking(False)
+            driver.start(Job(each, SockAddr(sockaddr.pack(AF_INET, listener.getsockname())),
+                             m.START_SYSCALL, 3600))
+        while len(driver.finished) < 20:
+            driver.step()
+        driver.finished.clear()
+        for each in socks:
+            each.close()
+            with contextlib.suppress(BlockingIOError):
+                listener.setblocking(False)
+                while True:
+                    listener.accept()[0].close()
+    driver.step(0)
+    assert len(driver._limits) <= 64
+    assert not driver._waiting

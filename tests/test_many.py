@@ -3,13 +3,16 @@ requests without a Python socket.
 """
 import contextlib
 import errno
+import gc
 import itertools
 import os
+import pathlib
 import random
 import socket
 import struct
 import threading
 import time
+import warnings
 from errno import EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, ENFILE, EPIPE
 from socket import AF_INET, AF_INET6, AF_UNIX
 
@@ -146,13 +149,48 @@ def test_a_slow_source_is_not_waited_for_with_outcomes_in_hand(strategy, listene
 
     def addresses():
         for number in range(5):
-            time.sleep(0.002)       # slower than client._SLOW
+            time.sleep(0.002)       # slower than many._SLOW
             assert len(seen) == number or number < 1
             yield listener.getsockname()
 
     for outcome in connect_many(addresses(), strategy=strategy):
         seen.append(outcome)
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("to", ["listener", "refused"])
+def test_an_outcome_does_not_wait_for_the_next_item_of_a_slow_source(strategy, to, request):
+    if strategy != "syscall":
+        with Ring(1) as ring:
+            if not ring.features & IORING_FEAT_NATIVE_WORKERS:
+                pytest.skip("before 5.12 a connect may be finished by a worker thread, a moment later")
+    there = request.getfixturevalue(to)
+    address, seen = there if to == "refused" else there.getsockname(), []
+
+    def addresses():
+        for number in range(5):
+            assert len(seen) == number
+            yield address
+            time.sleep(0.002)       # slower than many._SLOW
+
+    for outcome in connect_many(addresses(), strategy=strategy):
+        assert outcome.ok == (to == "listener")
+        seen.append(outcome)
+    assert len(seen) == 5
+
+
+def test_the_time_of_an_outcome_begins_with_its_connect(strategy, refused, monkeypatch):
+    # A clock that is moved on only by a source that takes its time, and by the look-up of a name.
+    clock = [1000.0]
+    monkeypatch.setattr(many.time, "monotonic", lambda: clock[0])
+
+    def addresses():
+        for _ in range(3):
+            clock[0] += 10
+            yield refused
+
+    outcomes = list(connect_many(addresses(), strategy=strategy))
+    assert [outcome.elapsed for outcome in outcomes] == [0] * 3
 
 
 def test_an_iterator_closed_early_leaves_nothing(strategy, listener, silent, refused):
@@ -169,6 +207,124 @@ def test_an_iterator_closed_early_leaves_nothing(strategy, listener, silent, ref
     assert _fds() == fds
     connect_many([refused], strategy=strategy)       # never begun
     assert _fds() == fds
+
+
+def test_outcomes_that_nobody_took_are_closed_with_the_iterator(strategy, listener, monkeypatch):
+    monkeypatch.setattr(many, "_TRUST", 0.01)           # all of them end at once
+    fds = _fds()
+    outcomes = connect_many([listener.getsockname()] * 20, keep=True, strategy=strategy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = next(outcomes)
+        outcomes.close()
+        gc.collect()
+        assert len(_fds()) == len(fds) + 1
+        first.sock.close()
+    assert _fds() == fds
+    assert list(outcomes) == []
+
+
+def test_the_iterator_is_its_own_iterator(strategy, listener):
+    outcomes = connect_many([listener.getsockname()] * 3, strategy=strategy)
+    assert iter(outcomes) is outcomes
+    assert [outcome.ok for outcome in outcomes] == [True] * 3
+
+
+@pytest.mark.parametrize("address", ["/a/path", b"\0name", bytearray(b"path"), ("127.0.0.1", 80),
+                                     ("::1", 80, 0, 0), SockAddr(bytes(16)), pathlib.Path("/a/path")])
+def test_one_address_instead_of_many_is_named(address):
+    with pytest.raises(TypeError, match="is one address: give a list of them"):
+        connect_many(address)
+
+
+BEGUN = """
+    import gc, threading, warnings
+    hanging = socket.socket()
+    hanging.bind(("127.0.0.1", 0))
+    hanging.listen(0)
+    fillers = [socket.socket() for _ in range(3)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(hanging.getsockname())
+    pyuring.probe()
+    fds = len(os.listdir("/proc/self/fd"))
+    warnings.simplefilter("error")
+    noise = []
+    sys.unraisablehook = noise.append
+    def take(outcomes):
+        outcome = next(outcomes)
+        if outcome.sock:
+            outcome.sock.close()
+        assert outcome.ok
+    def begin(addresses):
+        addresses = addresses + [address] * 3 + [hanging.getsockname()] * 10
+        outcomes = pyuring.connect_many(addresses, concurrency=12, %s)
+        take(outcomes)
+        return outcomes
+    def refuses(call, why):
+        try:
+            call()
+        except ValueError as error:
+            assert why in str(error), error
+        else:
+            raise AssertionError("did not refuse")
+"""
+WAYS = pytest.mark.parametrize("keywords", ["", "keep=True", "strategy='syscall'"])
+
+
+@WAYS
+@pytest.mark.parametrize("names", ["[]", "[('localhost', address[1])]"])
+def test_a_forked_child_can_only_drop_the_iterator(keywords, names):
+    _child(BEGUN % keywords + f"""
+    outcomes = begin({names})
+    pid = os.fork()
+    if not pid:
+        refuses(lambda: next(outcomes), "belongs to the parent process")
+        refuses(outcomes.close, "belongs to the parent process")
+        del outcomes
+        gc.collect()
+        assert not noise, noise
+        # The resolver has descriptors of its own, which a fork may copy.
+        assert {names} or len(os.listdir("/proc/self/fd")) <= fds
+        another = pyuring.connect_many([address])
+        assert next(another).ok
+        another.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    take(outcomes)                      # nothing has happened to the parent's
+    outcomes.close()
+    """)
+
+
+@WAYS
+def test_another_thread_can_only_drop_the_iterator(keywords):
+    _child(BEGUN % keywords + """
+    def other():
+        try:
+            refuses(lambda: next(box[0]), "belongs to another thread")
+            refuses(box[0].close, "belongs to another thread")
+            drop and box.clear()
+            gc.collect()
+        except BaseException as error:
+            noise.append(error)
+    for drop in False, True:
+        box = [begin([])]
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        if box:
+            take(box[0])                # nothing has happened to it
+            box.pop().close()
+        gc.collect()
+        assert not noise, noise
+        assert len(os.listdir("/proc/self/fd")) == fds, drop
+    # Made here and begun there is fine.
+    outcomes = pyuring.connect_many([address])
+    thread = threading.Thread(target=lambda: box.extend(outcomes))
+    thread.start()
+    thread.join()
+    assert box[0].ok
+    """)
 
 
 @pytest.mark.parametrize("exception", [ZeroDivisionError, KeyboardInterrupt])
@@ -202,14 +358,29 @@ def test_ctrl_c_in_connect_many_leaves_nothing(strategy, silent):
     assert _ports_in_handshake(silent) == ports
 
 
-def test_connect_many_resolves_names(strategy, listener, refused):
+def test_outcomes_come_in_the_order_in_which_connects_end(strategy, listener, monkeypatch):
+    # Jobs only: keep=True, and all of them go to the kernel together.
+    monkeypatch.setattr(many, "_TRUST", 0.01)
+    order = []
+    for driver in many.RingDriver, many.SyscallDriver:
+        def go_on(self, job, event, code=0, real=driver._go_on):
+            real(self, job, event, code)
+            if job.machine.state == "DONE":
+                order.append(job.context[0])
+        monkeypatch.setattr(driver, "_go_on", go_on)
+    addresses = [("127.0.0.%d" % number, listener.getsockname()[1]) for number in range(1, 9)]
+    outcomes = list(connect_many(addresses, keep=True, strategy=strategy))
+    for outcome in outcomes:
+        if outcome.sock:
+            outcome.sock.close()
+    assert [outcome.address for outcome in outcomes] == order
+    assert len(order) == 8
+
+
+def test_connect_many_resolves_names(strategy, listener):
     port = listener.getsockname()[1]
     outcomes = list(connect_many([("localhost", port)] * 2, strategy=strategy))
-    assert [outcome.address for outcome in outcomes] == [("localhost", port)] * 2
-    if outcomes[0].error is None:
-        return
-    # Only the first result is tried, and that may be ::1, where nobody listens.
-    assert socket.getaddrinfo("localhost", port)[0][0] == AF_INET6
+    assert [(outcome.address, outcome.error) for outcome in outcomes] == [(("localhost", port), None)] * 2
 
 
 @pytest.mark.parametrize("world", ["tcp6"], indirect=True)
@@ -249,7 +420,7 @@ def chains(io_uring, monkeypatch):
             pytest.skip(f"no IORING_RSRC_REGISTER_SPARSE (5.19): {error}")
     begun = []
     begin = many._Chains.begin
-    monkeypatch.setattr(many._Chains, "begin", lambda self, task: (begun.append(task), begin(self, task)))
+    monkeypatch.setattr(many._Chains, "begin", lambda self, task: begun.append(task) or begin(self, task))
     real = many._Many._start
 
     def start(self, *arguments, **keywords):
@@ -280,6 +451,24 @@ def test_chains_connect_and_are_refused_without_a_python_socket(world, chains, t
             assert sockaddr.format_address(world.refused) in str(outcome.error)
 
 
+def test_the_outcome_of_a_chain_does_not_wait_for_the_next_item(chains, refused):
+    # However fast the source was before: once it is slow, nothing that is there waits for it.
+    seen = []
+
+    def addresses():
+        yield from [refused] * 400
+        time.sleep(0.002)       # slower than many._SLOW
+        for number in range(5):
+            yield refused
+            before = len(seen)
+            time.sleep(0.002)
+            assert before == 401 + number
+
+    for outcome in connect_many(addresses()):
+        seen.append(outcome)
+    assert len(seen) == len(chains) == 405
+
+
 def test_the_kernel_itself_ends_a_chain_whose_time_is_over(chains, silent, refused):
     outcomes = list(connect_many([silent, refused] * 20, timeout=0.03))
     assert answers(outcomes) == {silent: "timed out", refused: ECONNREFUSED}
@@ -295,6 +484,19 @@ def test_no_more_chains_are_under_way_than_allowed(chains, silent):
     assert 0 < most <= 7
 
 
+def small_rings(monkeypatch, entries):
+    make = client.make_ring
+    monkeypatch.setattr(client, "make_ring", lambda wanted: make(min(wanted, entries)))
+
+
+def test_more_chains_than_the_cq_has_entries(chains, silent, refused, monkeypatch):
+    small_rings(monkeypatch, 32)
+    addresses = [silent] * 150 + [refused] * 150
+    outcomes = list(connect_many(addresses, timeout=0.1, concurrency=300))
+    assert len(outcomes) == len(chains) == 300
+    assert answers(outcomes) == {silent: "timed out", refused: ECONNREFUSED}
+
+
 def test_chains_take_no_descriptor(chains, silent, listener):
     fds = _fds()
     outcomes = connect_many(itertools.chain([silent] * 100, [listener.getsockname()]))
@@ -302,6 +504,19 @@ def test_chains_take_no_descriptor(chains, silent, listener):
     assert len(_fds()) - len(fds) <= 3          # the ring, and what it was mapped through
     outcomes.close()
     assert _fds() == fds
+
+
+@pytest.mark.parametrize("concurrency", [(1 << 20) + 1, 10**12])
+def test_more_chains_than_the_kernel_has_slots_are_as_many_as_it_has(chains, refused, monkeypatch, concurrency):
+    asked, real = [], Ring.register_files_sparse
+
+    def register(ring, count):
+        asked.append(count)
+        real(ring, min(count, 100))         # a table of that size takes a descriptor limit as high
+    monkeypatch.setattr(Ring, "register_files_sparse", register)
+    outcomes = list(connect_many([refused] * 5, concurrency=concurrency))
+    assert [outcome.error.errno for outcome in outcomes] == [ECONNREFUSED] * 5
+    assert asked == [1 << 20]
 
 
 def test_more_chains_than_the_descriptor_limit_allows_are_fewer_and_that_is_said():
@@ -456,11 +671,19 @@ def test_scarce_ports_are_waited_for(strategy, few_ports):
         server.bind(("127.0.0.1", 50000))
         server.listen(64)
         stop = threading.Event()
-        accepting = threading.Thread(target=accept_and_reset, args=(server, stop))
+        taken = [socket.create_connection(server.getsockname()) for _ in range(10)]
+        outcomes = connect_many([("127.0.0.1", 50000)] * 60, concurrency=30, strategy=strategy,
+                                timeout=PATIENCE)
+
+        def accept_later():
+            until(lambda: outcomes.held_back)
+            for sock in taken:
+                sock.close()
+            accept_and_reset(server, stop)
+
+        accepting = threading.Thread(target=accept_later)
         accepting.start()
         try:
-            outcomes = connect_many([("127.0.0.1", 50000)] * 60, concurrency=30, strategy=strategy,
-                                    timeout=PATIENCE)
             got = list(outcomes)
         finally:
             stop.set()
@@ -487,21 +710,183 @@ def accept_and_reset(server, stop):
 
 
 def test_ports_that_are_never_free_are_an_error_in_the_end(strategy, few_ports, monkeypatch):
-    monkeypatch.setattr(many, "_PAUSES", (0.001,) * 3)
-    with inside(few_ports), socket.socket() as server:
+    monkeypatch.setattr(many, "_PORT_PAUSES", (0.001,))
+    monkeypatch.setattr(many, "_PORT_PATIENCE", 0.1)
+    with inside(few_ports), no_port_left() as (full, _):
+        outcomes = connect_many([full] * 30, concurrency=4, strategy=strategy)
+        got = list(outcomes)
+    assert [outcome.error.errno for outcome in got] == [EADDRNOTAVAIL] * 30
+    # 4 are held back for all that time, the others find that it is over.
+    assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+    assert outcomes.held_back[EADDRNOTAVAIL] >= 4
+
+
+def test_a_port_for_another_destination_is_none_for_this_one_but_shows_that_there_are_some(
+        strategy, few_ports, monkeypatch):
+    monkeypatch.setattr(many, "_PORT_PAUSES", (0.001,))
+    monkeypatch.setattr(many, "_PORT_PATIENCE", 0.1)
+
+    def addresses():
+        yield full
+        for _ in range(40):         # longer than the patience
+            time.sleep(0.01)
+            yield other
+
+    with inside(few_ports), no_port_left() as (full, other):
+        got = list(connect_many(addresses(), strategy=strategy))
+    assert got[-1].address == full
+    assert answers(got) == {full: EADDRNOTAVAIL, other: ECONNREFUSED}
+    assert len(got) == 41
+
+
+def test_other_destinations_go_on_while_ports_are_waited_for(strategy, few_ports):
+    with inside(few_ports), no_port_left() as (full, other):
+        outcomes = connect_many([full] * 3 + [other] * 20, concurrency=4, strategy=strategy)
+        for _ in range(20):
+            outcome = next(outcomes)
+            assert (outcome.address, outcome.error.errno) == (other, ECONNREFUSED)
+        assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+        outcomes.close()
+
+
+def test_what_waits_for_a_port_counts_as_under_way(strategy, few_ports):
+    taken = []
+
+    def addresses():
+        for number in range(20):
+            taken.append(number)
+            yield full
+
+    with inside(few_ports), no_port_left() as (full, other):
+        outcomes = connect_many(itertools.chain(addresses(), [other]), concurrency=5, strategy=strategy)
+        closer = threading.Timer(0.3, lambda: taken.append("late"))
+        closer.start()
+        with _Interruption(lambda: "late" in taken), pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+        closer.join()
+        outcomes.close()
+    assert taken == [*range(5), "late"]
+
+
+@contextlib.contextmanager
+def no_port_left():
+    """(a listener's address, for which all of the ten ports are taken; another where nobody listens)"""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 50000))
         server.listen(64)
-        kept = []
         for _ in range(10):
-            kept.append(socket.create_connection(server.getsockname()))
-        try:
-            outcomes = connect_many([server.getsockname()] * 30, concurrency=4, strategy=strategy)
-            got = list(outcomes)
-        finally:
-            for sock in kept:
-                sock.close()
-    assert [outcome.error.errno for outcome in got] == [EADDRNOTAVAIL] * 30
-    assert 9 <= outcomes.held_back[EADDRNOTAVAIL] < 30      # not three times each: that is believed
+            sock = stack.enter_context(socket.create_connection(server.getsockname()))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))   # no TIME_WAIT
+        yield server.getsockname(), ("127.0.0.1", 50001)
+
+
+def no_inet6():
+    ten_ports()
+    networks.set_sysctl("ipv6/conf/all/disable_ipv6", "1")
+
+
+without_inet6 = namespaces(no_inet6)
+
+
+def test_no_local_address_is_the_outcome_at_once(strategy, without_inet6):
+    nowhere = [("::1", port) for port in range(1, 21)]
+    with inside(without_inet6), no_port_left() as (full, other):
+        outcomes = connect_many([*nowhere, other], strategy=strategy)
+        assert answers(outcomes) == {**dict.fromkeys(nowhere, EADDRNOTAVAIL), other: ECONNREFUSED}
+        assert outcomes.held_back == {}
+        # And does not count against a shortage that passes.
+        outcomes = connect_many([*nowhere, full, other], strategy=strategy)
+        assert answers([next(outcomes) for _ in range(21)]) == {
+            **dict.fromkeys(nowhere, EADDRNOTAVAIL), other: ECONNREFUSED}
+        assert set(outcomes.held_back) == {EADDRNOTAVAIL}
+        outcomes.close()
+
+
+# -- scarce memory and descriptors ----------------------------------------------------------------
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+def test_without_memory_for_a_connect_a_chain_waits_and_that_is_said(chains, listener, silent, monkeypatch, code):
+    ended(monkeypatch, lambda task, position, res: (task, CONNECT, -code), 5)
+    outcomes = connect_many([silent] + [listener.getsockname()] * 20)
+    assert all(next(outcomes).ok for _ in range(20))
+    assert outcomes.held_back == {code: 5}
+    outcomes.close()
+    ended(monkeypatch, lambda task, position, res: (task, CONNECT, -code), 1)
+    outcome, = connect_many([listener.getsockname()])
+    assert outcome.error.errno == code
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+def test_without_memory_for_a_connect_a_job_waits_and_that_is_said(strategy, listener, silent, monkeypatch, code):
+    left = [5]
+    for driver in many.RingDriver, many.SyscallDriver:
+        def go_on(self, job, event, number=0, real=driver._go_on):
+            real(self, job, event, number)
+            if job.machine.state == "DONE" and left[0]:
+                left[0] -= 1
+                job.machine.error = code
+        monkeypatch.setattr(driver, "_go_on", go_on)
+    outcomes = connect_many([silent] + [listener.getsockname()] * 20, keep=True, strategy=strategy)
+    for _ in range(20):
+        next(outcomes).sock.close()
+    assert outcomes.held_back == {code: 5}
+    outcomes.close()
+    left[0] = 1
+    outcome, = connect_many([listener.getsockname()], keep=True, strategy=strategy)
+    assert outcome.error.errno == code
+    assert sockaddr.format_address(listener.getsockname()) in str(outcome.error)
+
+
+@pytest.mark.parametrize("keywords", ["keep=True", "strategy='syscall'", ""])
+def test_names_without_a_descriptor_for_the_look_up_wait(keywords):
+    # Between three and none are left when the first name comes.
+    _child(_LIMIT + f"""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(socket.socket())
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(hanging.getsockname())
+        pyuring.probe()
+        descriptors(16)
+        for count in range(6, 17):
+            addresses = [hanging.getsockname()] * count + [("localhost", address[1]), address]
+            outcomes = list(pyuring.connect_many(addresses, timeout=0.1, {keywords}))
+            assert len(outcomes) == count + 2
+            for outcome in outcomes:
+                if outcome.sock:
+                    outcome.sock.close()
+                assert outcome.ok == (outcome.address != hanging.getsockname()), outcome
+    """)
+
+
+@pytest.mark.parametrize("error, code", [
+    (OSError(errno.EMFILE, "EMFILE"), errno.EMFILE), (OSError(ENFILE, "ENFILE"), ENFILE),
+    (OSError(errno.ENOMEM, "ENOMEM"), errno.ENOMEM), (socket.gaierror(socket.EAI_MEMORY, "memory"), errno.ENOMEM)])
+def test_a_look_up_without_room_is_made_again(strategy, listener, silent, monkeypatch, error, code):
+    Resolver(monkeypatch, short=iter([error, error, ["127.0.0.1"]]))
+    there = "short.test", listener.getsockname()[1]
+    outcomes = connect_many([silent, there], strategy=strategy)
+    outcome = next(outcomes)
+    assert outcome.ok and outcome.address == there
+    assert outcomes.held_back == {code: 2}
+    outcomes.close()
+    def late():
+        until(lambda: len(got) == 1)        # by then the connect that left no room has ended
+        yield error
+        yield ["127.0.0.1"]
+
+    got = []
+    Resolver(monkeypatch, short=late())
+    for outcome in connect_many([there, listener.getsockname()], strategy=strategy):
+        got.append(outcome)
+    assert [outcome.ok for outcome in got] == [True] * 2
+    Resolver(monkeypatch, short=error)          # nothing is under way that could end
+    outcome, = connect_many([there], strategy=strategy)
+    assert outcome.error.errno == code
+    assert "short.test" in str(outcome.error)
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -522,7 +907,9 @@ class Resolver:
         if name[0].startswith("slow"):
             assert self.open.wait(PATIENCE)
         found = self.names[name[0]]
-        if isinstance(found, Exception):
+        if hasattr(found, "__next__"):      # a different answer each time
+            found = next(found)
+        if isinstance(found, BaseException):
             raise found
         return [(AF_INET6 if ":" in target else AF_INET, socket.SOCK_STREAM, 6, "", (target, port))
                 for target in found]
@@ -553,13 +940,43 @@ def test_a_name_without_an_address_is_an_outcome(strategy, listener, monkeypatch
     Resolver(monkeypatch, wrong=wrong)
     good = listener.getsockname()
     outcomes = list(connect_many([("wrong.test", 1), good], strategy=strategy))
-    assert {outcome.address: outcome.error for outcome in outcomes} == {("wrong.test", 1): wrong, good: None}
+    errors_ = {outcome.address: outcome.error for outcome in outcomes}
+    assert errors_.pop(good) is None
+    error = errors_.pop(("wrong.test", 1))
+    assert not errors_
+    assert type(error) is socket.gaierror
+    assert error.args == (socket.EAI_NONAME, "connect to wrong.test:1: Name or service not known")
 
 
 def test_a_name_that_none_can_have_is_the_callers_mistake(strategy, silent):
     fds = _fds()
     with pytest.raises(ValueError):
-        list(connect_many([silent, ("x" * 300, 1)], strategy=strategy, timeout=PATIENCE))
+        list(connect_many([silent, ("a\0b", 1)], strategy=strategy, timeout=PATIENCE))
+    assert _fds() == fds
+
+
+@pytest.mark.parametrize("host", ["x" * 300, "a..b", "\udc80", "." + "\xfc" * 70])
+def test_a_name_that_can_not_be_asked_for_is_an_outcome(strategy, refused, host):
+    outcomes = list(connect_many([(host, 1), refused], strategy=strategy))
+    errors_ = {outcome.address: outcome.error for outcome in outcomes}
+    assert errors_.pop(refused).errno == ECONNREFUSED
+    assert type(errors_[host, 1]) is socket.gaierror
+    assert errors_[host, 1].errno == socket.EAI_NONAME
+    assert len(outcomes) == 2
+
+
+def test_a_host_may_be_a_bytearray(strategy, listener):
+    addresses = [(bytearray(b"localhost"), listener.getsockname()[1]),
+                 (bytearray(b"127.0.0.1"), listener.getsockname()[1])]
+    assert [outcome.ok for outcome in connect_many(addresses, strategy=strategy)] == [True] * 2
+
+
+@pytest.mark.parametrize("exception", [MemoryError, TypeError, SystemExit, KeyboardInterrupt])
+def test_whatever_the_resolver_raises_comes_through(strategy, silent, exception, monkeypatch):
+    Resolver(monkeypatch, wrong=exception("no"))
+    fds = _fds()
+    with pytest.raises(exception, match="no"):
+        list(connect_many([silent, ("wrong.test", 1)], strategy=strategy, timeout=PATIENCE))
     assert _fds() == fds
 
 

@@ -15,6 +15,7 @@ the process. nmap is asked to be as fast as it can; nc tries one port after anot
 """
 import argparse
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -59,7 +60,7 @@ def scanners(concurrency):
 
 
 def ports(rounds, concurrency, own):
-    head(f"\nAll {LAST_PORT:,} ports of {HOST}, {len(OPEN)} of them open, {concurrency} in flight; seconds.")
+    head(f"\nAll {LAST_PORT:,} ports of {HOST}, {len(OPEN)} of them opened here, {concurrency} in flight; seconds.")
     found = list(scanners(concurrency))
     for name, command, _ in found:
         if not shutil.which(command[0]):
@@ -72,9 +73,13 @@ def ports(rounds, concurrency, own):
         for port in OPEN:
             listener = listeners.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):          # someone has it: open all the same
+            try:
                 listener.bind((HOST, port))
                 listener.listen(100)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:     # someone has it: open all the same
+                    print(f"not opened: port {port} ({error.strerror})")
+                    continue
             expected.add(port)
         for _ in range(rounds):
             for name, command, pattern in found:
@@ -88,7 +93,7 @@ def ports(rounds, concurrency, own):
                     wrong[name].append(sorted(ports_found ^ expected)[:5])
                 with_itself[name].append(len(others))
             found.append(found.pop(0))
-    print(f"{'':<12}{'wall':>8}{'CPU':>8}{'pyuring is better, x: wall':>30}{'CPU':>8}")
+    print(f"{'':<12}{'wall':>8}{'CPU':>8}{'theirs / pyuring: wall':>30}{'CPU':>8}")
     for name in sorted(walls, key=lambda name: name != OURS):
         print(f"{name:<12}{median(walls[name]):8.2f}{median(cpus[name]):8.2f}", end="")
         if name != OURS:

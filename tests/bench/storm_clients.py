@@ -18,11 +18,15 @@ import time
 from pathlib import Path
 
 
-def pyuring_connect_many(targets, concurrency, outcomes):
+def pyuring_connect_many(targets, concurrency, outcomes, timeout=None):
     import pyuring
-    for outcome in pyuring.connect_many(targets, concurrency=concurrency):
-        code = outcome.error.errno if outcome.error else 0
+    for outcome in pyuring.connect_many(targets, concurrency=concurrency, timeout=timeout):
+        code = (outcome.error.errno or -1) if outcome.error else 0      # -1: our timeout has none
         outcomes[code] = outcomes.get(code, 0) + 1
+
+
+def pyuring_with_timeout(targets, concurrency, outcomes):
+    pyuring_connect_many(targets, concurrency, outcomes, 5)
 
 
 def socket_loop(targets, concurrency, outcomes):
@@ -127,6 +131,7 @@ def liburing_binding(targets, concurrency, outcomes):
 
 CONTESTANTS = {
     "pyuring": pyuring_connect_many,
+    "pyuring-timeout": pyuring_with_timeout,
     "socket": socket_loop,
     "threads": threads,
     "asyncio": asyncio_sock_connect,

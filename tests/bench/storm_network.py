@@ -2,7 +2,7 @@
 
     with own_network() as problem:          # None, or why it is the machine's own loopback
         with Server(cpu) as server: ...
-    with delayed_network(...) as server: ...
+        line = Line(program, cpu, delay_ms, loss)       # whose .server is at the other end
 
 A network namespace keeps what thousands of connects leave behind away from the machine, and lets
 settings be made that go with it: network_namespaces(7), ip-sysctl.rst, netdevice(7), tuntap.rst.
