@@ -517,20 +517,23 @@ class Matrix:
             raise Skip(why_no(kind))
         wanted = []
         for index, aftermath in enumerate(scene.aftermaths or (None,)):
-            wanted.append(set())
-            for reference in scene.references(way):
-                wanted[-1] |= self._says(scene, kind, reference, aftermath, got and got[index])
+            wanted.append(self._said(scene, kind, way, aftermath, got and got[index]))
         return wanted
 
-    def _says(self, scene, kind, reference, aftermath, got):
-        says = functools.partial(self._play, scene, kind, reference, aftermath)
-        records = set(map(says, range(scene.rounds)))
-        if len(records) > 1:                # It does not even agree with itself.
-            records.update(map(says, range(scene.rounds, scene.rounds + 6)))
+    def _said(self, scene, kind, way, aftermath, got):
+        records, references = set(), []
+        for reference in scene.references(way):
+            says = functools.partial(self._play, scene, kind, reference, aftermath)
+            said = set(map(says, range(scene.rounds)))
+            if len(said) > 1:               # It does not even agree with itself.
+                said.update(map(says, range(scene.rounds, scene.rounds + 6)))
+            records |= said
+            references.append(says)
         first, step = scene.rounds + 6, 16 if scene.slow else 1
-        while got and got not in records and first < 64:     # Or it does not seem to.
+        while got and got not in records and first < 64:        # Or it does not seem to.
             with ThreadPoolExecutor(step) as pool:
-                records.update(pool.map(says, range(first, first + step)))
+                for says in references:
+                    records.update(pool.map(says, range(first, first + step)))
             first += step
         return records
 
