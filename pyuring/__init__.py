@@ -9,12 +9,12 @@
 Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.py; then machine.py,
 driver.py, client.py, many.py. `python3 -m pyuring` shows it at work.
 """
+from .arguments import Timespec
 from .capabilities import Capabilities, probe
 from .client import connect, create_connection
 from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
 from .machine import ConnectMachine, ConnectStateError
 from .many import Outcome, connect_many
-from .prep import Timespec
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
 

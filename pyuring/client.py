@@ -18,7 +18,7 @@ from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 from . import errors, host, machine, sockaddr, syscalls
 from .abi import IORING_FEAT_SUBMIT_STABLE
 from .driver import IPPROTO_MPTCP, Job, RingDriver, SyscallDriver
-from .prep import check_timeout
+from .arguments import check_timeout
 from .ring import Ring
 from .sockaddr import SockAddr
 

@@ -46,16 +46,18 @@ from _weakref import ref
 from collections import namedtuple
 from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
 
-from . import abi, errors, host, sockaddr, syscalls
+from . import abi, errors, host, syscalls
 from .abi import (
     IORING_CQE_F_MORE, IORING_ENTER_EXT_ARG, IORING_ENTER_GETEVENTS, IORING_FEAT_EXT_ARG,
     IORING_FEAT_SINGLE_MMAP, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING, IORING_OFF_SQES,
     IORING_SETUP_CLAMP, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_CQSIZE,
     IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_TASKRUN_FLAG, IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN, IOSQE_BUFFER_SELECT,
+    IORING_SETUP_TASKRUN_FLAG, IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN,
     IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK, IOSQE_IO_LINK,
 )
-from .prep import U32, U64, Prep, check_timeout, fileno, timespec
+from .arguments import U32, U64, bad_field, check_timeout, timespec
+from .prep import Prep
+from .registration import Registration
 
 
 class CQE(namedtuple("CQE", "user_data res flags")):
@@ -74,7 +76,6 @@ _unpack_cqes = abi.CQE.iter_unpack
 
 MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
 MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
-MAX_FILES = 1 << 20         # IORING_MAX_FIXED_FILES in io_uring/rsrc.c
 
 # The default mode, and what is asked for where the kernel refuses it with EINVAL. With
 # DEFER_TASKRUN (6.1) the kernel touches both rings only inside our own io_uring_enter: no memory
@@ -96,7 +97,7 @@ _rings: dict[int, ref[Ring]] = {}       # by id: the open rings of this process,
 _orphans: list = []         # memory that the kernel may still write to after its ring was closed
 
 
-class Ring(Prep):
+class Ring(Prep, Registration):
     """An io_uring: prep_*() fills requests in, submit() hands them over, reap() takes answers.
 
     entries            SQEs, 1 to 32768; the kernel rounds up to a power of two
@@ -118,7 +119,7 @@ class Ring(Prep):
         "_owner", "_gone", "_maps", "_views", "_sq", "_sq_head", "_sq_tail", "_sq_flags",
         "_sq_mask", "_sqes", "_sqe_tail", "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail",
         "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_silent",
-        "_unanswered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
+        "_unanswered", "_registered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
@@ -135,6 +136,7 @@ class Ring(Prep):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
+        self._registered: dict[str, object] = {}        # keepers of what registration.py registered
         if flags is not None and not isinstance(flags, int):
             raise TypeError(f"flags {flags!r} is not an int: give IORING_SETUP_*, or None")
         _check_entries("entries", entries, MAX_ENTRIES, flags)
@@ -232,7 +234,8 @@ class Ring(Prep):
 
     # -- the submission queue --------------------------------------------------------------------
     def _sqe(self, opcode, fd, addr=0, len=0, off=0, *, op_flags=0, user_data=0, sqe_flags=0,
-             ioprio=0, buf_index=0, personality=0, file_index=0, addr3=0, keeper=None):
+             ioprio=0, buf_index=0, personality=0, file_index=0, addr3=0, attr_type_mask=0,
+             keeper=None):
         """Fill the next free SQE. Every prep_*() ends here."""
         if self._owner != get_ident():
             self._check_owner()
@@ -241,12 +244,13 @@ class Ring(Prep):
             self._make_room()
         try:
             _pack_sqe(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio, fd, off,
-                      addr, len, op_flags, user_data, buf_index, personality, file_index, addr3, 0)
+                      addr, len, op_flags, user_data, buf_index, personality, file_index, addr3,
+                      attr_type_mask)
         except struct.error:
-            raise _bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
+            raise bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
                              addr=addr, len=len, op_flags=op_flags, user_data=user_data,
                              buf_index=buf_index, personality=personality,
-                             file_index=file_index, addr3=addr3) from None
+                             file_index=file_index, addr3=addr3, attr_type_mask=attr_type_mask) from None
         # lifetime   From the next submit until this request's last CQE the kernel may read or
         #            write what the SQE points to. Known only by user_data, which the caller may
         #            use twice: so requests are counted, and all keepers go with the last one.
@@ -527,94 +531,10 @@ class Ring(Prep):
             raise errors.timed_out("wait_cqe", timeout)
         return cqe
 
-    # -- registering -----------------------------------------------------------------------------
     def _register(self, opcode, arg=None, nr_args=0):
         if self._owner != get_ident():
             self._check_owner()
-        result = syscalls.register(self.fd, opcode, arg, nr_args)
-        if result < 0:
-            raise errors.os_error(-result, f"io_uring_register opcode {opcode}")
-        return result
-
-    def register_probe(self) -> frozenset[int]:
-        """The opcodes (IORING_OP_*) that this kernel supports. Linux 5.6; OSError EINVAL before.
-
-        io_uring_register_probe(3).
-        """
-        data = bytearray(abi.PROBE.size + 256 * abi.PROBE_OP.size)
-        self._register(abi.IORING_REGISTER_PROBE, syscalls.pin(data), 256)
-        _, count, _ = abi.PROBE.unpack_from(data)
-        rows = abi.PROBE_OP.iter_unpack(memoryview(data)[abi.PROBE.size:][:count * 8])
-        return frozenset(op for op, _, flags, _ in rows if flags & abi.IO_URING_OP_SUPPORTED)
-
-    def register_files_sparse(self, nr_files: int) -> None:
-        """Make a table of `nr_files` empty slots for direct descriptors (IOSQE_FIXED_FILE, file_index).
-
-        OSError: EINVAL before Linux 5.19; EMFILE beyond RLIMIT_NOFILE; EBUSY where there is a table.
-        io_uring_register_files_sparse(3).
-        """
-        if not isinstance(nr_files, int):
-            raise TypeError(f"nr_files {nr_files!r} is not an int: give how many slots")
-        if not 1 <= nr_files <= MAX_FILES:
-            raise ValueError(f"nr_files {nr_files} is outside 1..{MAX_FILES}, the kernel's limit")
-        table = bytearray(abi.RSRC_REGISTER.pack(nr_files, abi.IORING_RSRC_REGISTER_SPARSE, 0, 0, 0))
-        self._register(abi.IORING_REGISTER_FILES2, syscalls.pin(table), len(table))
-
-    def register_eventfd(self, fd) -> None:
-        """Signal an eventfd(2) with each completion. Linux 5.2. io_uring_register_eventfd(3).
-
-        Under DEFER_TASKRUN polling the ring's own fd never wakes; this does. Drain the eventfd
-        first, then reap().
-        """
-        word = bytearray(4)
-        try:
-            struct.pack_into("=i", word, 0, fileno(fd))
-        except struct.error:
-            raise _bad_field(fd=fileno(fd)) from None
-        self._register(abi.IORING_REGISTER_EVENTFD, syscalls.pin(word), 1)
-
-    def unregister_eventfd(self) -> None:
-        """Undo register_eventfd(). OSError ENXIO when there was none. Linux 5.2."""
-        self._register(abi.IORING_UNREGISTER_EVENTFD)
-
-    # -- Python objects into numbers, for prep.py ------------------------------------------------
-    def _some(self, buf, size, kernel_writes, sqe_flags):
-        if buf is None and sqe_flags & IOSQE_BUFFER_SELECT:
-            return 0, size or 0, None           # the kernel picks a buffer of the group
-        address, length, keeper = self._buffer(buf, kernel_writes)
-        if size is not None and not isinstance(size, int):
-            raise TypeError(f"length {size!r} is not an int: give how many bytes of the buffer")
-        if size is not None and not 0 <= size <= length:
-            raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
-        return address, length if size is None else size, keeper
-
-    @staticmethod
-    def _buffer(buf, kernel_writes):
-        return syscalls.writable(buf) if kernel_writes else syscalls.readable(buf)
-
-    @staticmethod
-    def _sockaddr(fd, address):
-        if type(address) is sockaddr.SockAddr:
-            raw = address.raw
-        else:
-            family = getattr(fd, "family", None)
-            if family is None:
-                family = sockaddr.guess_family(address)
-            raw = sockaddr.pack(family, address, resolve=False)
-        return syscalls.address_of(raw), len(raw), raw
-
-    @staticmethod
-    def _path(path):
-        raw = os.fsencode(path)
-        if b"\0" in raw:
-            raise ValueError(f"path {path!r} has an embedded NUL: the kernel would stop there")
-        raw += b"\0"
-        return syscalls.address_of(raw), raw
-
-    @staticmethod
-    def _timespec(ts):
-        raw = abi.TIMESPEC.pack(*timespec(ts))
-        return syscalls.address_of(raw), raw
+        return syscalls.register(self.fd, opcode, arg, nr_args)
 
     # -- the end ---------------------------------------------------------------------------------
     @property
@@ -754,25 +674,6 @@ def _check_entries(name, value, limit, flags):
         raise TypeError(f"{name} {value!r} is not an int: give a number from 1 to {limit}")
     if value < 1 or (value > limit and not (flags or 0) & IORING_SETUP_CLAMP):
         raise ValueError(f"{name} {value} is outside 1..{limit}, the kernel's limit")
-
-
-_WIDTHS = {"opcode": 8, "sqe_flags": 8, "ioprio": 16, "len": 32, "op_flags": 32, "buf_index": 16,
-           "personality": 16, "file_index": 32}
-
-
-def _bad_field(**fields):
-    """The exception for a field that does not fit its place in the SQE."""
-    for name, value in fields.items():
-        if not isinstance(value, int):
-            return TypeError(f"{name} {value!r} is not an int: give a number")
-        if name == "fd":
-            low, high = -1 << 31, (1 << 31) - 1
-        else:
-            low, high = 0, (1 << _WIDTHS.get(name, 64)) - 1
-        if not low <= value <= high:
-            return ValueError(f"{name} {value} is outside {low}..{high}, what the SQE's field holds: "
-                              "give a number in there")
-    raise AssertionError(fields)
 
 
 def _after_fork_in_child():

@@ -1,71 +1,23 @@
-"""pyuring/prep.py: which argument lands in which of the 64 bytes.
+"""pyuring/prep.py and arguments.py: which argument lands in which of the 64 bytes, and what is refused.
 
-Each case is written down three times: the call, the bytes it must make (put together here from the offsets in
-linux/io_uring.h, not from abi.SQE), and the same call in C. Where liburing's header and a C compiler are at hand,
-liburing's own io_uring_prep_* must make the same bytes. What an SQE points to is read back from its address.
+Cases as in prepbytes.py. Read first: that; next: test_prep_files.py, test_prep_sockets.py.
 """
 import array
 import ctypes
 import math
 import mmap
-import shutil
 import socket
-import struct
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from fakekernel import FakeKernel
+from prepbytes import (  # noqa: F401
+    DATA, IN, LEN, PLACE, SIN, U64, UD, as_liburing, ask_liburing, exact_bytes, expected, fake, ring, sent, ts,
+    u32_halves,
+)
 
-from pyuring.prep import Timespec
-from pyuring.ring import Ring
-from pyuring.sockaddr import SockAddr
+from pyuring.arguments import Timespec
+from pyuring.prep import Prep
 
-LIBURING = Path("/usr/include/liburing.h")
-
-# struct io_uring_sqe: offset and size in bytes of each field.
-PLACE = {"opcode": (0, 1), "flags": (1, 1), "ioprio": (2, 2), "fd": (4, 4), "off": (8, 8), "addr": (16, 8),
-         "len": (24, 4), "op_flags": (28, 4), "user_data": (32, 8), "buf_index": (40, 2), "personality": (42, 2),
-         "file_index": (44, 4), "addr3": (48, 8)}
-
-U64 = 2**64 - 1
-UD = 0x8899AABBCCDDEEFF         # a user_data with its top bit set, and no byte twice
-BIG = sys.byteorder == "big"
-
-
-def u32_halves(mask):
-    """poll32_events on this machine: on a big-endian one the two halves change places (io_uring.h)."""
-    return (mask << 16 | mask >> 16) & 0xFFFFFFFF if BIG else mask
-
-
-def expected(fields):
-    sqe = bytearray(64)
-    for name, value in fields.items():
-        at, size = PLACE[name]
-        sqe[at:at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
-    return bytes(sqe)
-
-
-def sin(port, host):
-    """struct sockaddr_in, by hand."""
-    return struct.pack("=H", 2) + struct.pack("!H", port) + bytes(host) + bytes(8)
-
-
-def ts(seconds, nanoseconds):
-    """struct __kernel_timespec."""
-    return struct.pack("=qq", seconds, nanoseconds)
-
-
-SIN = sin(0x1234, (127, 0, 0, 1))
-SIN6 = (struct.pack("=H", 10) + bytes.fromhex("1234 00045678 00000000000000000000000000000001".replace(" ", ""))
-        + struct.pack("=I", 7))
-IN = bytearray(b"in and out")           # what the kernel would write to
-LEN = array.array("i", [10])
-DATA = b"twelve bytes"
-
-# What liburing calls p is a pointer: its value differs and is masked, its target is compared by the first test.
-# name: (call, fields, {pointer field: bytes it points to}, C)
 CASES = {
     "nop": (
         lambda r: r.prep_nop(),
@@ -74,114 +26,6 @@ CASES = {
         lambda r: r.prep_nop(user_data=UD, sqe_flags=0x7f),
         {"opcode": 0, "fd": -1, "flags": 0x7f, "user_data": UD}, {},
         "io_uring_prep_nop(s); s->flags = 0x7f; s->user_data = UD"),
-    "socket": (
-        lambda r: r.prep_socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 17, user_data=UD),
-        {"opcode": 45, "fd": 10, "off": 0o2000002, "len": 17, "user_data": UD}, {},
-        "io_uring_prep_socket(s, AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 17, 0); s->user_data = UD"),
-    "socket into a slot": (
-        lambda r: r.prep_socket(2, 1, 0, 3, file_index=5, sqe_flags=8),
-        {"opcode": 45, "fd": 2, "off": 1, "op_flags": 3, "file_index": 5, "flags": 8}, {},
-        "io_uring_prep_socket_direct(s, AF_INET, SOCK_STREAM, 0, 4, 3); s->flags = 8"),
-    "socket into any slot": (
-        lambda r: r.prep_socket(2, 1, file_index=0xFFFFFFFF),
-        {"opcode": 45, "fd": 2, "off": 1, "file_index": 0xFFFFFFFF}, {},
-        "io_uring_prep_socket_direct_alloc(s, AF_INET, SOCK_STREAM, 0, 0)"),
-    "connect": (
-        lambda r: r.prep_connect(5, ("127.0.0.1", 0x1234), user_data=UD, sqe_flags=4, personality=0x0201),
-        {"opcode": 16, "fd": 5, "off": 16, "user_data": UD, "flags": 4, "personality": 0x0201}, {"addr": SIN},
-        "io_uring_prep_connect(s, 5, p, 16); s->user_data = UD; s->flags = 4; s->personality = 0x0201"),
-    "connect ipv6 with flow and scope": (
-        lambda r: r.prep_connect(5, ("::1", 0x1234, 0x45678, 7)),
-        {"opcode": 16, "fd": 5, "off": 28}, {"addr": SIN6}, "io_uring_prep_connect(s, 5, p, 28)"),
-    "connect unix path": (
-        lambda r: r.prep_connect(5, "/run/x"),
-        {"opcode": 16, "fd": 5, "off": 9}, {"addr": struct.pack("=H", 1) + b"/run/x\0"},
-        "io_uring_prep_connect(s, 5, p, 9)"),
-    "connect abstract name": (
-        lambda r: r.prep_connect(5, b"\0xy"),
-        {"opcode": 16, "fd": 5, "off": 5}, {"addr": struct.pack("=H", 1) + b"\0xy"},
-        "io_uring_prep_connect(s, 5, p, 5)"),
-    "connect SockAddr": (
-        lambda r: r.prep_connect(5, SockAddr(b"\x63\x00any bytes")),
-        {"opcode": 16, "fd": 5, "off": 11}, {"addr": b"\x63\x00any bytes"}, "io_uring_prep_connect(s, 5, p, 11)"),
-    "accept": (
-        lambda r: r.prep_accept(5, user_data=UD),
-        {"opcode": 13, "fd": 5, "op_flags": 0o2000000, "user_data": UD}, {},
-        "io_uring_prep_accept(s, 5, 0, 0, SOCK_CLOEXEC); s->user_data = UD"),
-    "accept with addr and addrlen": (
-        lambda r: r.prep_accept(5, IN, LEN, 0o4000, ioprio=6, personality=9),
-        {"opcode": 13, "fd": 5, "op_flags": 0o4000, "ioprio": 6, "personality": 9},
-        {"addr": bytes(IN), "off": struct.pack("=i", 10)},
-        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, SOCK_NONBLOCK); s->ioprio = 6; s->personality = 9"),
-    "accept with addr alone": (
-        lambda r: r.prep_accept(5, IN, flags=0),
-        {"opcode": 13, "fd": 5}, {"addr": bytes(IN), "off": struct.pack("=i", 10)},
-        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, 0)"),
-    "accept multishot": (
-        lambda r: r.prep_accept(5, flags=0, ioprio=1),
-        {"opcode": 13, "fd": 5, "ioprio": 1}, {}, "io_uring_prep_multishot_accept(s, 5, 0, 0, 0)"),
-    "accept into a slot": (
-        lambda r: r.prep_accept(5, flags=0, file_index=8),
-        {"opcode": 13, "fd": 5, "file_index": 8}, {}, "io_uring_prep_accept_direct(s, 5, 0, 0, 0, 7)"),
-    "shutdown": (
-        lambda r: r.prep_shutdown(5, socket.SHUT_RDWR, user_data=UD, sqe_flags=1),
-        {"opcode": 34, "fd": 5, "len": 2, "user_data": UD, "flags": 1}, {},
-        "io_uring_prep_shutdown(s, 5, SHUT_RDWR); s->user_data = UD; s->flags = 1"),
-    "send": (
-        lambda r: r.prep_send(5, DATA, flags=0x4000, user_data=UD, sqe_flags=0x10, ioprio=1),
-        {"opcode": 26, "fd": 5, "len": 12, "op_flags": 0x4000, "user_data": UD, "flags": 0x10, "ioprio": 1},
-        {"addr": DATA},
-        "io_uring_prep_send(s, 5, p, 12, MSG_NOSIGNAL); s->user_data = UD; s->flags = 0x10; s->ioprio = 1"),
-    "send a part": (
-        lambda r: r.prep_send(5, memoryview(DATA)[3:], 4),
-        {"opcode": 26, "fd": 5, "len": 4}, {"addr": b"lve "}, "io_uring_prep_send(s, 5, p, 4, 0)"),
-    "recv": (
-        lambda r: r.prep_recv(5, IN, flags=0x40, user_data=UD),
-        {"opcode": 27, "fd": 5, "len": 10, "op_flags": 0x40, "user_data": UD}, {"addr": bytes(IN)},
-        "io_uring_prep_recv(s, 5, p, 10, MSG_DONTWAIT); s->user_data = UD"),
-    "recv from inside a buffer": (
-        lambda r: r.prep_recv(5, memoryview(IN)[2:], 3, ioprio=1),
-        {"opcode": 27, "fd": 5, "len": 3, "ioprio": 1}, {"addr": bytes(IN[2:5])},
-        "io_uring_prep_recv(s, 5, p, 3, 0); s->ioprio = 1"),
-    "recv with a provided buffer": (
-        lambda r: r.prep_recv(5, None, 64, sqe_flags=0x20, buf_group=0x0304, ioprio=2),
-        {"opcode": 27, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 0x0304, "ioprio": 2}, {},
-        "io_uring_prep_recv(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 0x0304; s->ioprio = 2"),
-    "openat": (
-        lambda r: r.prep_openat(-100, "/tmp/\u00e9", 0o1101, 0o640, user_data=UD, personality=2),
-        {"opcode": 18, "fd": -100, "len": 0o640, "op_flags": 0o1101, "user_data": UD, "personality": 2},
-        {"addr": "/tmp/\u00e9".encode() + b"\0"},
-        "io_uring_prep_openat(s, AT_FDCWD, p, 01101, 0640); s->user_data = UD; s->personality = 2"),
-    "openat into a slot": (
-        lambda r: r.prep_openat(4, Path("f"), 0, file_index=1),
-        {"opcode": 18, "fd": 4, "len": 0o777, "file_index": 1}, {"addr": b"f\0"},
-        "io_uring_prep_openat_direct(s, 4, p, 0, 0777, 0)"),
-    "close": (
-        lambda r: r.prep_close(5, user_data=UD),
-        {"opcode": 19, "fd": 5, "user_data": UD}, {}, "io_uring_prep_close(s, 5); s->user_data = UD"),
-    "read": (
-        lambda r: r.prep_read(5, IN, user_data=UD),
-        {"opcode": 22, "fd": 5, "off": U64, "len": 10, "user_data": UD}, {"addr": bytes(IN)},
-        "io_uring_prep_read(s, 5, p, 10, -1); s->user_data = UD"),
-    "read at an offset": (
-        lambda r: r.prep_read(5, IN, 4, 2**40 + 3, rw_flags=8, ioprio=0x2001, personality=2),
-        {"opcode": 22, "fd": 5, "off": 2**40 + 3, "len": 4, "op_flags": 8, "ioprio": 0x2001, "personality": 2},
-        {"addr": bytes(IN[:4])},
-        "io_uring_prep_read(s, 5, p, 4, (1ULL << 40) + 3); s->rw_flags = 8; s->ioprio = 0x2001; "
-        "s->personality = 2"),
-    "read with a provided buffer": (
-        lambda r: r.prep_read(5, None, 64, 0, sqe_flags=0x20, buf_group=9),
-        {"opcode": 22, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 9}, {},
-        "io_uring_prep_read(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 9"),
-    "write": (
-        lambda r: r.prep_write(5, DATA, user_data=UD),
-        {"opcode": 23, "fd": 5, "off": U64, "len": 12, "user_data": UD}, {"addr": DATA},
-        "io_uring_prep_write(s, 5, p, 12, -1); s->user_data = UD"),
-    "write at an offset": (
-        lambda r: r.prep_write(5, bytearray(DATA), 6, 7, rw_flags=0x10, ioprio=1, personality=3),
-        {"opcode": 23, "fd": 5, "off": 7, "len": 6, "op_flags": 0x10, "ioprio": 1, "personality": 3},
-        {"addr": DATA[:6]},
-        "io_uring_prep_write(s, 5, p, 6, 7); s->rw_flags = 0x10; s->ioprio = 1; s->personality = 3"),
     "poll_add": (
         lambda r: r.prep_poll_add(5, 0x2001, user_data=UD),
         {"opcode": 6, "fd": 5, "op_flags": u32_halves(0x2001), "user_data": UD}, {},
@@ -238,100 +82,24 @@ CASES = {
 }
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    kernel = FakeKernel()
-    monkeypatch.setattr("pyuring.ring.syscalls", kernel)
-    return kernel
-
-
-@pytest.fixture
-def ring(fake):
-    with Ring(4) as ring:
-        yield ring
-
-
-def sent(fake, ring):
-    """Submits, and gives the one SQE that was there as the kernel sees it."""
-    assert ring.submit() == 1
-    return fake.submitted[-1]
-
-
-def masked(sqe, pointers):
-    sqe = bytearray(sqe)
-    for name in pointers:
-        at, size = PLACE[name]
-        sqe[at:at + size] = bytes(size)
-    return bytes(sqe)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_exact_bytes_and_what_they_point_to(name, fake, ring):
-    call, fields, pointers, _ = CASES[name]
-    assert call(ring) is None
-    assert ring.sq_ready == 1
-    assert not fake.enters, "prep_* submits nothing"
-    sqe = fake.raw_sqe(0)
-    assert masked(sqe, pointers).hex() == expected(fields).hex()
-    for field, content in pointers.items():
-        at, size = PLACE[field]
-        address = int.from_bytes(sqe[at:at + size], sys.byteorder)
-        assert ctypes.string_at(address, len(content)) == content
+    exact_bytes(CASES[name], fake, ring)
 
 
 def test_every_prep_method_has_a_case():
-    have = {name for name in dir(Ring) if name.startswith("prep_")}
-    assert have <= {"prep_" + name.split()[0] for name in CASES}
+    have = {name for name in vars(Prep) if name.startswith("prep_")}
+    assert have == {"prep_" + name.split()[0] for name in CASES}
 
 
 @pytest.fixture(scope="module")
 def liburing(tmp_path_factory):
-    """What liburing's io_uring_prep_* fill in: case -> 64 bytes."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        pytest.skip("no C compiler to ask liburing with")
-    if not LIBURING.exists():
-        pytest.skip(f"no {LIBURING}: install liburing's headers (liburing-dev)")
-    body = "\n".join(f"    memset(s, 0, 64); {code}; show(s);" for _, _, _, code in CASES.values())
-    source = f"""
-        #define _GNU_SOURCE
-        #include <fcntl.h>
-        #include <liburing.h>
-        #include <stdint.h>
-        #include <stdio.h>
-        #include <string.h>
-        #include <sys/socket.h>
-        static void show(struct io_uring_sqe *s) {{
-            for (int i = 0; i < 64; i++) printf("%02x", ((unsigned char *)s)[i]);
-            puts("");
-        }}
-        int main(void) {{
-            const unsigned long long UD = 0x{UD:x}ULL;
-            struct io_uring_sqe sqe, *s = &sqe;
-            static char memory[128], *p = memory;
-            {body}
-            return 0;
-        }}"""
-    directory = tmp_path_factory.mktemp("liburing")
-    (directory / "prep.c").write_text(source)
-    made = subprocess.run([compiler, "-w", "-o", str(directory / "prep"), str(directory / "prep.c")],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    if made.returncode:
-        errors = [line for line in made.stderr.splitlines() if "error" in line or "undefined" in line]
-        pytest.skip(f"this liburing lacks one of the helpers: {(errors or ['?'])[0]}")
-    shown = subprocess.run([str(directory / "prep")], capture_output=True, text=True, timeout=60, check=True)
-    return dict(zip(CASES, (bytes.fromhex(line) for line in shown.stdout.split())))
+    return ask_liburing(CASES, tmp_path_factory.mktemp("liburing"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_bytes_as_liburing(name, fake, ring, liburing):
-    call, _, pointers, _ = CASES[name]
-    call(ring)
-    theirs = liburing[name]
-    for field in pointers:
-        at, size = PLACE[field]
-        assert any(theirs[at:at + size]), "a pointer in C too"
-    assert masked(fake.raw_sqe(0), pointers).hex() == masked(theirs, pointers).hex()
+    as_liburing(name, CASES[name], fake, ring, liburing)
 
 
 def test_an_sqe_keeps_nothing_of_the_one_that_was_there_before(fake, ring):

@@ -1,0 +1,146 @@
+"""arguments.py - Python objects as an SQE wants them: numbers, and memory that stays where it is.
+
+An SQE holds numbers only: file descriptors, sizes, and addresses of memory that the kernel will read
+or write. What turns a path, a buffer, a socket's address or a time into these is here. Whatever has
+an address also has a keeper: as long as somebody holds that, the memory is where it was, however the
+caller drops, resizes or collects the object. ring.py holds it until the request's last CQE.
+
+Bad input is found here, before the kernel is asked, and the error names the value and the remedy.
+
+Leans on syscalls.py (addresses) and sockaddr.py. Read next: prep.py, which puts all this into SQEs.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from _thread import TIMEOUT_MAX
+from collections import namedtuple
+
+from . import sockaddr, syscalls
+from .abi import IOSQE_BUFFER_SELECT, TIMESPEC
+
+U32 = 0xFFFF_FFFF
+U64 = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Timespec(namedtuple("Timespec", "tv_sec tv_nsec")):
+    """`struct __kernel_timespec`: whole seconds from 0, and nanoseconds below 10**9."""
+
+    __slots__ = ()
+    tv_sec: int
+    tv_nsec: int
+
+
+def timespec(ts) -> Timespec:
+    """Seconds (int, float) or a Timespec as a checked Timespec, rounded up to the nanosecond."""
+    if isinstance(ts, Timespec):
+        if not (isinstance(ts.tv_sec, int) and 0 <= ts.tv_sec < 1 << 63
+                and isinstance(ts.tv_nsec, int) and 0 <= ts.tv_nsec < 10**9):
+            raise ValueError(f"{ts} is no time: tv_sec is an int from 0, tv_nsec 0..999999999")
+        return ts
+    seconds = check_timeout(ts)
+    if seconds is None:
+        raise TypeError("a time in seconds is needed here, not None")
+    whole = int(seconds)
+    nanoseconds = -int((whole - seconds) * 1e9 // 1)        # rounded up, away from zero
+    return Timespec(whole + 1, 0) if nanoseconds >= 10**9 else Timespec(whole, nanoseconds)
+
+
+def check_timeout(timeout):
+    """`timeout` itself, if it is None (wait for ever) or a number of seconds that can be waited."""
+    if timeout is None:
+        return None
+    try:
+        if 0 <= timeout <= TIMEOUT_MAX:
+            return timeout
+    except TypeError:
+        raise TypeError(f"timeout {timeout!r} is not a number: give seconds, or None to wait for "
+                        "ever") from None
+    raise ValueError(f"timeout {timeout!r} is outside 0..{TIMEOUT_MAX:.0f}: give seconds, or "
+                     "None to wait for ever")
+
+
+def fileno(fd) -> int:
+    """The number of an int or of anything with fileno(); ValueError for what is closed."""
+    if type(fd) is int or isinstance(fd, int):
+        return fd
+    try:
+        number = fd.fileno()
+    except AttributeError:
+        raise TypeError(f"a file descriptor is needed (an int, or an object with fileno()), not "
+                        f"{type(fd).__name__}") from None
+    if number < 0:
+        raise ValueError(f"{fd!r} is closed: open a new one")
+    return number
+
+
+def poll32(poll_mask: int) -> int:
+    """Poll events (select.POLL*) as the SQE has them."""
+    # poll32_events replaced a 16-bit field and keeps its place in the word: on a big-endian
+    # machine the halves are swapped (io_uring.h, "word-reversed for BE").
+    if sys.byteorder == "big":
+        return (poll_mask << 16 | poll_mask >> 16) & U32
+    return poll_mask
+
+
+# -- memory: (address, size in bytes, keeper) --------------------------------------------------------
+def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, object]:
+    """The first `size` bytes of a buffer, None for all of it.
+
+    With IOSQE_BUFFER_SELECT buf may be None: the kernel picks one of the group, and size limits it.
+    """
+    if size is not None and not isinstance(size, int):
+        raise TypeError(f"length {size!r} is not an int: give how many bytes of the buffer")
+    if buf is None and sqe_flags & IOSQE_BUFFER_SELECT:
+        return 0, size or 0, None
+    address, length, keeper = syscalls.writable(buf) if kernel_writes else syscalls.readable(buf)
+    if size is not None and not 0 <= size <= length:
+        raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
+    return address, length if size is None else size, keeper
+
+
+def sockaddr_at(fd, address) -> tuple[int, int, object]:
+    """A socket's address, for the family of the socket `fd`; with a number for fd, of the family that
+    its shape tells."""
+    if type(address) is sockaddr.SockAddr:
+        raw = address.raw
+    else:
+        family = getattr(fd, "family", None)
+        if family is None:
+            family = sockaddr.guess_family(address)
+        raw = sockaddr.pack(family, address, resolve=False)
+    return syscalls.address_of(raw), len(raw), raw
+
+
+def path_at(path) -> tuple[int, object]:
+    """A path (str, bytes, os.PathLike) as C has it: (address, keeper)."""
+    raw = os.fsencode(path)
+    if b"\0" in raw:
+        raise ValueError(f"path {path!r} has an embedded NUL: the kernel would stop there")
+    raw += b"\0"
+    return syscalls.address_of(raw), raw
+
+
+def timespec_at(ts) -> tuple[int, object]:
+    """Seconds or a Timespec as `struct __kernel_timespec`: (address, keeper)."""
+    raw = TIMESPEC.pack(*timespec(ts))
+    return syscalls.address_of(raw), raw
+
+
+_WIDTHS = {"opcode": 8, "sqe_flags": 8, "ioprio": 16, "len": 32, "op_flags": 32, "buf_index": 16,
+           "personality": 16, "file_index": 32}
+
+
+def bad_field(**fields):
+    """The exception for a field that does not fit its place in the SQE."""
+    for name, value in fields.items():
+        if not isinstance(value, int):
+            return TypeError(f"{name} {value!r} is not an int: give a number")
+        if name == "fd":
+            low, high = -1 << 31, (1 << 31) - 1
+        else:
+            low, high = 0, (1 << _WIDTHS.get(name, 64)) - 1
+        if not low <= value <= high:
+            return ValueError(f"{name} {value} is outside {low}..{high}, what the SQE's field holds: "
+                              "give a number in there")
+    raise AssertionError(fields)
