@@ -56,7 +56,7 @@ from .abi import (
     IORING_FEAT_EXT_ARG, IORING_FEAT_MIN_TIMEOUT, IORING_FEAT_NO_IOWAIT,
     IORING_FEAT_REG_REG_RING, IORING_OP_NOP, IORING_REGISTER_USE_REGISTERED_RING,
     IORING_SETUP_ATTACH_WQ, IORING_SETUP_CQE32, IORING_SETUP_CQE_MIXED, IORING_SETUP_CQSIZE,
-    IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_IOPOLL, IORING_SETUP_NO_MMAP,
+    IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_IOPOLL, IORING_SETUP_NO_MMAP, IORING_SETUP_NO_SQARRAY,
     IORING_SETUP_R_DISABLED, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_SQ_REWIND,
     IORING_SETUP_SQE128, IORING_SETUP_SQE_MIXED, IORING_SETUP_SQPOLL, IORING_SQ_CQ_OVERFLOW,
     IORING_SQ_NEED_WAKEUP, IORING_SQ_TASKRUN, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK,
@@ -716,13 +716,18 @@ class Ring(Prep, Registration):
         """Give the queues other sizes; what is in them stays.
 
         sq_entries, cq_entries   as for a new ring. OSError EOVERFLOW where what is there has no room
-        Only with DEFER_TASKRUN. Linux 6.13. io_uring_resize_rings(3).
+        Only with DEFER_TASKRUN, and with NO_SQARRAY: where the array of indices has moved to the kernel
+        does not tell (sq_off.array comes back as 0: measured on 6.18). Linux 6.13. io_uring_resize_rings(3).
         """
         check_entries("sq_entries", sq_entries, MAX_ENTRIES, None)
         if cq_entries is not None:
             check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, None)
-        if self._layout.memory_is_ours or not self._defer:
-            raise ValueError("resize_rings() is for rings with IORING_SETUP_DEFER_TASKRUN and without NO_MMAP")
+        if self._gone:
+            raise self._unusable()
+        needed = IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_NO_SQARRAY
+        if self.flags & (needed | IORING_SETUP_NO_MMAP) != needed or self.fd < 0:
+            raise ValueError("resize_rings() is for rings with IORING_SETUP_DEFER_TASKRUN and NO_SQARRAY, without "
+                             "NO_MMAP, and with their file descriptor")
         fields = [sq_entries, cq_entries or 0, IORING_SETUP_CQSIZE if cq_entries else 0, *[0] * 25]
         params = bytearray(abi.PARAMS.pack(*fields))
         self._publish()             # the kernel moves what lies between its head and tail
@@ -769,7 +774,9 @@ class Ring(Prep, Registration):
 
     def _cancel_in_flight(self):
         self._drop_unsubmitted()
-        if self._disabled:
+        if self._disabled:              # the kernel has never seen any of them
+            self._keepers.clear()
+            self._chain_keepers.clear()
             return
         if self.flags & IORING_SETUP_IOPOLL:
             return self._wait_for_iopoll()
