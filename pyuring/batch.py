@@ -26,7 +26,7 @@ from errno import EINTR
 from . import abi, errors, syscalls
 from .abi import (
     IORING_CQE_F_MORE, IORING_ENTER_GETEVENTS, IORING_OP_FADVISE, IORING_OP_FALLOCATE,
-    IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_READV_FIXED,
+    IORING_OP_FSYNC, IORING_OP_NOP, IORING_OP_READ, IORING_OP_READV, IORING_OP_READV_FIXED,
     IORING_OP_READ_FIXED, IORING_OP_SYNC_FILE_RANGE, IORING_OP_WRITE, IORING_OP_WRITEV,
     IORING_OP_WRITEV_FIXED, IORING_OP_WRITE_FIXED, IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN,
     IOSQE_CQE_SKIP_SUCCESS,
@@ -40,6 +40,8 @@ _POSITIONS = frozenset((
     IORING_OP_READV, IORING_OP_READV_FIXED, IORING_OP_SYNC_FILE_RANGE, IORING_OP_WRITE,
     IORING_OP_WRITE_FIXED, IORING_OP_WRITEV, IORING_OP_WRITEV_FIXED))
 
+
+_ONE_COMPLETION = _POSITIONS | {IORING_OP_NOP}
 
 _unpack_cqes = abi.CQE.iter_unpack
 _FLAGS_AT = 12 if sys.byteorder == "little" else 15     # the low byte of a CQE's flags
@@ -140,9 +142,38 @@ class Bulk:
 
     def run(self, batch: Batch, wait_nr: int | None = None) -> list[tuple[int, int, int]]:
         """push(), submit, wait for `wait_nr` completions (None: for as many as there are requests), and
-        reap_raw()."""
+        reap_raw().
+
+        As long as a ring does nothing else but run one batch of reads and writes again and again, that
+        takes half the time of the four.
+        """
+        sq, tail, sqes = self._sq, self._sqe_tail, batch._sqes
+        if batch is self._ran and wait_nr is None and not self._bulk and not self._inflight \
+                and self._owner == get_ident() and sq[self._sq_head] == tail:
+            # The common case in one piece: nothing is in the queues, so what goes in now, comes out.
+            # Where it does not, the rest of this class sees to it.
+            first, size = (tail & self._sq_mask) << 6, len(sqes)
+            if first + size <= len(self._sqes):
+                self._sqes[first:first + size] = sqes
+                self._bulk = count = size >> 6
+                self._sqe_tail = sq[self._sq_tail] = (tail + count) & U32
+                if syscalls.enter(self._enter_fd, count, count,
+                                  IORING_ENTER_GETEVENTS | self._enter_flags) != count:
+                    self._enter(count if sq[self._sq_head] == self._sqe_tail else 0, None)
+                cq = self._cq
+                head = cq[self._cq_head]
+                first = head & self._cq_mask
+                if (cq[self._cq_tail] - head) & U32 == count and first + count <= self._cq_mask:
+                    first = self._cqes_at + (first << 4)
+                    taken = list(_unpack_cqes(self._cqes[first:first + (count << 4)]))
+                    cq[self._cq_head] = (head + count) & U32
+                    self._bulk = 0
+                    return taken
+                return self.reap_raw()
         self.push(batch)
         self._enter(len(batch) if wait_nr is None else wait_nr, None)
+        # With DEFER_TASKRUN no fence is needed, and these opcodes have one completion each.
+        self._ran = batch if self._defer and not self._rewinds and batch._opcodes <= _ONE_COMPLETION else None
         return self.reap_raw()
 
     def reap_raw(self) -> list[tuple[int, int, int]]:

@@ -130,7 +130,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
         "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
         "_chain_keepers", "_silent", "_unanswered", "_registered", "_bulk", "_batches",
-        "_bulk_user_data", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
+        "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
@@ -154,6 +154,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._bulk = 0
         self._batches: list[Batch] = []
         self._bulk_user_data: set[int] = set()
+        self._ran: Batch | None = None
         if flags is not None:
             check_flags(flags)
         check_entries("entries", entries, MAX_ENTRIES, flags)
@@ -758,7 +759,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._inflight.clear()
         self._keepers.clear()
         self._registered.clear()
-        self._batches, self._bulk = [], 0
+        self._batches, self._bulk, self._ran = [], 0, None
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1
         self._sq = self._cq = self._sqes = self._cqes = None
