@@ -227,7 +227,7 @@ class FilePrep:
         """read(2) again and again, into provided buffers (IOSQE_BUFFER_SELECT is added): a CQE each
         time, with IORING_CQE_F_MORE until the last. For what can be polled: pipes, ttys, not files.
 
-        nbytes      must be 0: as much as the buffer holds
+        nbytes      0 for as much as a buffer holds; anything else is -EINVAL (measured on 6.18)
         offset      0 or -1 for what has no position
         buf_group   the group to take buffers from; flags >> IORING_CQE_BUFFER_SHIFT is which one
         CQE res: bytes read; 0 at the end; -ENOBUFS when the group is empty; -EBADFD for a file that
