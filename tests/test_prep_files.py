@@ -501,3 +501,22 @@ def test_a_statxbuf_may_be_any_writable_memory_of_256_bytes(fake, ring):
     memory = bytearray(SIZEOF_STATX + 8)
     ring.prep_statx(CWD, "f", 0, 0, memory)
     assert sent(fake, ring)["off"] == address(memory)
+
+
+@pytest.mark.parametrize("call", [
+    lambda r, pi: r.prep_read(5, bytearray(4), attr_pi=pi), lambda r, pi: r.prep_writev(5, [b"data"], attr_pi=pi),
+    lambda r, pi: r.prep_write_fixed(5, bytearray(4), attr_pi=pi),
+], ids=["read", "writev", "write_fixed"])
+def test_protection_information_stays_in_place_until_the_cqe(call, fake, ring):
+    information = bytearray(range(8))
+    call(ring, AttrPI(information, 1, 2, 3))
+    sqe = sent(fake, ring)
+    keep = [b"\xdd" * 32 for _ in range(1000)]
+    raw = ctypes.string_at(sqe["addr3"], 32)
+    assert raw == pi(1, 2, information, 3)
+    with pytest.raises(BufferError):
+        information.append(0)
+    fake.complete((0, 4))
+    ring.reap()
+    information.append(0)
+    del keep
