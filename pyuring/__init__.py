@@ -18,11 +18,12 @@ from .machine import ConnectMachine, ConnectStateError
 from .many import Outcome, connect_many
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
+from .structs import OpenHow, Statx
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
-    "Ring", "RingUnavailable", "SockAddr", "SubmissionQueueFull", "Timespec", "connect",
-    "connect_many", "create_connection", "probe",
+    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "OpenHow",
+    "Outcome", "Ring", "RingUnavailable", "SockAddr", "Statx", "SubmissionQueueFull", "Timespec",
+    "connect", "connect_many", "create_connection", "probe",
 ]

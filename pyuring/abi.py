@@ -278,6 +278,10 @@ IORING_NOP_CQE32         = 1 << 5  # 6.18  post a 32-byte CQE
 # READ, WRITE and their kin, in attr_type_mask (the last 8 bytes of the SQE)
 IORING_RW_ATTR_FLAG_PI = 1 << 0  # 6.14  attr_ptr points to protection information
 
+# struct io_uring_attr_pi, at attr_ptr: flags (IO_INTEGRITY_CHK_*), app_tag, len (bytes), addr, seed
+ATTR_PI = Struct("=HHIQQ8x")
+assert ATTR_PI.size == 32
+
 # FSYNC, in op_flags
 IORING_FSYNC_DATASYNC = 1 << 0  # 5.1   fdatasync(2)
 
@@ -340,6 +344,13 @@ IORING_FIXED_FD_NO_CLOEXEC = 1 << 0  # 6.8
 # URING_CMD, in op_flags
 IORING_URING_CMD_FIXED = 1 << 0  # 6.1   the data is in registered buffer buf_index
 IORING_URING_CMD_MASK  = IORING_URING_CMD_FIXED
+
+# URING_CMD on a block device, in cmd_op: ioctl numbers, _IO(0x12, n) of linux/blkdev.h
+BLOCK_URING_CMD_DISCARD        = 0x12 << 8 | 0  # 6.12  forget a range of bytes: addr=offset, addr3=how many
+BLOCK_URING_CMD_ZONE_RESET_ALL = 0x12 << 8 | 1  #       rewind all zones; not yet in 7.2
+
+# The direction in an ioctl number that carries no data (_IOC_NONE) is 0, except on these machines.
+IOC_NONE = dict.fromkeys(("ppc64le", "ppc64", "ppc", "sparc64", "sparc", "alpha"), 1 << 29)
 
 # URING_CMD on a socket, in cmd_op
 SOCKET_URING_OP_SIOCINQ      = 0  # bytes waiting to be read

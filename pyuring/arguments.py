@@ -12,12 +12,13 @@ Leans on syscalls.py (addresses) and sockaddr.py. Read next: prep.py, which puts
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from _thread import TIMEOUT_MAX
 from collections import namedtuple
 
 from . import sockaddr, syscalls
-from .abi import IOSQE_BUFFER_SELECT, TIMESPEC
+from .abi import ATTR_PI, IORING_FILE_INDEX_ALLOC, IORING_RW_ATTR_FLAG_PI, IOSQE_BUFFER_SELECT, TIMESPEC
 
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
@@ -83,6 +84,35 @@ def poll32(poll_mask: int) -> int:
     return poll_mask
 
 
+def fileno32(fd) -> int:
+    """fileno() for a field of 32 bits without sign: AT_FDCWD, -100, is 0xffffff9c there."""
+    number = fileno(fd)
+    if not -1 << 31 <= number < 1 << 31:
+        raise bad_field(fd=number)
+    return number & U32
+
+
+def slot_field(file_index) -> int:
+    """A slot of the registered file table as the SQE's file_index has it: plus one, as 0 means a normal
+    fd; IORING_FILE_INDEX_ALLOC is itself."""
+    if not isinstance(file_index, int):
+        raise TypeError(f"file_index {file_index!r} is not an int: give a slot's number, or "
+                        "IORING_FILE_INDEX_ALLOC")
+    if file_index == IORING_FILE_INDEX_ALLOC:
+        return file_index
+    if not 0 <= file_index < IORING_FILE_INDEX_ALLOC - 1:
+        raise ValueError(f"file_index {file_index} is no slot: they count from 0; "
+                         "IORING_FILE_INDEX_ALLOC lets the kernel choose one")
+    return file_index + 1
+
+
+def cmd_op64(cmd_op: int) -> int:
+    """URING_CMD's cmd_op as the SQE's off has it, whose first four bytes it is."""
+    if not 0 <= cmd_op <= U32:
+        raise ValueError(f"cmd_op {cmd_op} is outside 0..{U32}, what the SQE's field holds")
+    return cmd_op << 32 if sys.byteorder == "big" else cmd_op
+
+
 # -- memory: (address, size in bytes, keeper) --------------------------------------------------------
 def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, object]:
     """The first `size` bytes of a buffer, None for all of it.
@@ -99,6 +129,60 @@ def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, 
     return address, length if size is None else size, keeper
 
 
+_IOVEC = struct.Struct("PN")    # struct iovec: a pointer and a size_t, as wide as this process has them
+IOV_MAX = 1024                  # UIO_MAXIOV in include/uapi/linux/uio.h
+
+
+def iovecs(buffers, kernel_writes: bool) -> tuple[int, int, object]:
+    """A list of buffers as an array of `struct iovec`: (address, how many, keeper of it and of them)."""
+    if not isinstance(buffers, (list, tuple)):
+        buffers = _listed(buffers)
+    export = syscalls.writable if kernel_writes else syscalls.readable
+    exports = [export(buffer) for buffer in buffers]
+    if len(exports) > IOV_MAX:
+        raise ValueError(f"{len(exports)} buffers are more than the kernel takes at once, {IOV_MAX}: "
+                         "use several requests")
+    raw = b"".join([_IOVEC.pack(address, size) for address, size, _ in exports])
+    return syscalls.address_of(raw), len(exports), (raw, exports)
+
+
+def _listed(buffers):
+    # One buffer instead of a list of them has items too: ints, or a byte each for an mmap.
+    try:
+        memoryview(buffers)
+    except TypeError:
+        try:
+            return list(buffers)
+        except TypeError:
+            pass
+    raise TypeError(f"a list of buffers is needed here, not {type(buffers).__name__}: put it in []")
+
+
+def int32s(numbers, least: int, kernel_writes: bool) -> tuple[int, int, object]:
+    """A buffer of native 32-bit ints, at least `least` of them: (address, how many, keeper)."""
+    address, size, keeper = (syscalls.writable if kernel_writes else syscalls.readable)(numbers)
+    width = memoryview(numbers).itemsize
+    if width not in (1, 4) or size % 4:
+        raise ValueError(f"{type(numbers).__name__} with items of {width} bytes, {size} in all: 32-bit "
+                         "ints are needed, such as array.array('i', ...)")
+    if size < 4 * least:
+        raise ValueError(f"{size} bytes have no room for {least} ints: give array.array('i', [-1] * {least})")
+    return address, size // 4, keeper
+
+
+def attributes(attr_pi, keeper, kernel_writes: bool) -> tuple[int, int, object]:
+    """A structs.AttrPI as the SQE has it: (addr3, attr_type_mask, keeper of it and of `keeper`)."""
+    try:
+        address, size, second = (syscalls.writable if kernel_writes else syscalls.readable)(attr_pi.buf)
+        raw = ATTR_PI.pack(attr_pi.flags, attr_pi.app_tag, size, address, attr_pi.seed)
+    except AttributeError:
+        raise TypeError(f"attr_pi is {type(attr_pi).__name__}: give a structs.AttrPI") from None
+    except struct.error:
+        raise ValueError(f"{attr_pi} does not fit struct io_uring_attr_pi: flags and app_tag have 16 bits, "
+                         "seed has 64") from None
+    return syscalls.address_of(raw), IORING_RW_ATTR_FLAG_PI, (raw, second, keeper)
+
+
 def sockaddr_at(fd, address) -> tuple[int, int, object]:
     """A socket's address, for the family of the socket `fd`; with a number for fd, of the family that
     its shape tells."""
@@ -112,11 +196,11 @@ def sockaddr_at(fd, address) -> tuple[int, int, object]:
     return syscalls.address_of(raw), len(raw), raw
 
 
-def path_at(path) -> tuple[int, object]:
+def path_at(path, what="path") -> tuple[int, object]:
     """A path (str, bytes, os.PathLike) as C has it: (address, keeper)."""
     raw = os.fsencode(path)
     if b"\0" in raw:
-        raise ValueError(f"path {path!r} has an embedded NUL: the kernel would stop there")
+        raise ValueError(f"{what} {path!r} has an embedded NUL: the kernel would stop there")
     raw += b"\0"
     return syscalls.address_of(raw), raw
 

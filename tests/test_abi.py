@@ -151,6 +151,7 @@ LAYOUTS = [
     ("SQE", "io_uring_sqe",
      "opcode flags ioprio fd off addr len fsync_flags user_data buf_index personality file_index|splice_fd_in"
      " addr3|__pad2 -"),
+    ("ATTR_PI", "io_uring_attr_pi", "flags app_tag len addr seed"),
     ("CQE", "io_uring_cqe", "user_data res flags"),
     ("PARAMS", "io_uring_params",
      "sq_entries cq_entries flags sq_thread_cpu sq_thread_idle features wq_fd - - -"
