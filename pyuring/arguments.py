@@ -15,12 +15,16 @@ import os
 import sys
 from _thread import TIMEOUT_MAX
 from collections import namedtuple
+from struct import Struct
 
 from . import sockaddr, syscalls
-from .abi import IOSQE_BUFFER_SELECT, TIMESPEC
+from .abi import IORING_FILE_INDEX_ALLOC, IOSQE_BUFFER_SELECT, TIMESPEC
 
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
+
+IOVEC = Struct("@PN")       # struct iovec: address, bytes. "@": as this machine's C has pointers
+IOV_MAX = 1024              # UIO_MAXIOV in include/uapi/linux/uio.h
 
 
 class Timespec(namedtuple("Timespec", "tv_sec tv_nsec")):
@@ -83,6 +87,19 @@ def poll32(poll_mask: int) -> int:
     return poll_mask
 
 
+def slot(file_index: int) -> int:
+    """A slot of the file table as the SQE has it: one more, as 0 stands for a normal file descriptor.
+    IORING_FILE_INDEX_ALLOC, any free slot, stays as it is."""
+    if not isinstance(file_index, int):
+        raise TypeError(f"file_index {file_index!r} is not an int: give a slot, or IORING_FILE_INDEX_ALLOC")
+    if file_index == IORING_FILE_INDEX_ALLOC:
+        return file_index
+    if not 0 <= file_index < IORING_FILE_INDEX_ALLOC - 1:
+        raise ValueError(f"file_index {file_index} is outside 0..{IORING_FILE_INDEX_ALLOC - 2}: give a slot of "
+                         "the registered files, or IORING_FILE_INDEX_ALLOC")
+    return file_index + 1
+
+
 # -- memory: (address, size in bytes, keeper) --------------------------------------------------------
 def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, object]:
     """The first `size` bytes of a buffer, None for all of it.
@@ -97,6 +114,20 @@ def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, 
     if size is not None and not 0 <= size <= length:
         raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
     return address, length if size is None else size, keeper
+
+
+def iovecs(buffers, kernel_writes: bool) -> tuple[int, int, object]:
+    """An array of struct iovec, one for each buffer: (address, how many, keeper of all of it)."""
+    if not isinstance(buffers, (list, tuple)):
+        raise TypeError(f"a list or tuple of buffers is needed, not {type(buffers).__name__}")
+    if len(buffers) > IOV_MAX:
+        raise ValueError(f"{len(buffers)} buffers: the kernel takes {IOV_MAX} at most, so make several "
+                         "requests of them")
+    if not buffers:
+        return 0, 0, None
+    pinned = [syscalls.writable(buf) if kernel_writes else syscalls.readable(buf) for buf in buffers]
+    array = b"".join([IOVEC.pack(address, size) for address, size, _ in pinned])
+    return syscalls.address_of(array), len(buffers), (array, [keeper for _, _, keeper in pinned])
 
 
 def sockaddr_at(fd, address) -> tuple[int, int, object]:
