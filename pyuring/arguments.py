@@ -12,19 +12,16 @@ Leans on syscalls.py (addresses) and sockaddr.py. Read next: prep.py, which puts
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from _thread import TIMEOUT_MAX
 from collections import namedtuple
-from struct import Struct
 
 from . import sockaddr, syscalls
 from .abi import IORING_FILE_INDEX_ALLOC, IOSQE_BUFFER_SELECT, TIMESPEC
 
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
-
-IOVEC = Struct("@PN")       # struct iovec: address, bytes. "@": as this machine's C has pointers
-IOV_MAX = 1024              # UIO_MAXIOV in include/uapi/linux/uio.h
 
 
 class Timespec(namedtuple("Timespec", "tv_sec tv_nsec")):
@@ -87,16 +84,17 @@ def poll32(poll_mask: int) -> int:
     return poll_mask
 
 
-def slot(file_index: int) -> int:
-    """A slot of the file table as the SQE has it: one more, as 0 stands for a normal file descriptor.
-    IORING_FILE_INDEX_ALLOC, any free slot, stays as it is."""
+def slot_field(file_index) -> int:
+    """A slot of the registered file table as the SQE's file_index has it: plus one, as 0 means a normal
+    fd; IORING_FILE_INDEX_ALLOC is itself."""
     if not isinstance(file_index, int):
-        raise TypeError(f"file_index {file_index!r} is not an int: give a slot, or IORING_FILE_INDEX_ALLOC")
+        raise TypeError(f"file_index {file_index!r} is not an int: give a slot's number, or "
+                        "IORING_FILE_INDEX_ALLOC")
     if file_index == IORING_FILE_INDEX_ALLOC:
         return file_index
     if not 0 <= file_index < IORING_FILE_INDEX_ALLOC - 1:
-        raise ValueError(f"file_index {file_index} is outside 0..{IORING_FILE_INDEX_ALLOC - 2}: give a slot of "
-                         "the registered files, or IORING_FILE_INDEX_ALLOC")
+        raise ValueError(f"file_index {file_index} is no slot: they count from 0; "
+                         "IORING_FILE_INDEX_ALLOC lets the kernel choose one")
     return file_index + 1
 
 
@@ -116,18 +114,33 @@ def some(buf, size, kernel_writes: bool, sqe_flags: int = 0) -> tuple[int, int, 
     return address, length if size is None else size, keeper
 
 
+_IOVEC = struct.Struct("PN")    # struct iovec: a pointer and a size_t, as wide as this process has them
+IOV_MAX = 1024                  # UIO_MAXIOV in include/uapi/linux/uio.h
+
+
 def iovecs(buffers, kernel_writes: bool) -> tuple[int, int, object]:
-    """An array of struct iovec, one for each buffer: (address, how many, keeper of all of it)."""
+    """A list of buffers as an array of `struct iovec`: (address, how many, keeper of it and of them)."""
     if not isinstance(buffers, (list, tuple)):
-        raise TypeError(f"a list or tuple of buffers is needed, not {type(buffers).__name__}")
-    if len(buffers) > IOV_MAX:
-        raise ValueError(f"{len(buffers)} buffers: the kernel takes {IOV_MAX} at most, so make several "
-                         "requests of them")
-    if not buffers:
-        return 0, 0, None
-    pinned = [syscalls.writable(buf) if kernel_writes else syscalls.readable(buf) for buf in buffers]
-    array = b"".join([IOVEC.pack(address, size) for address, size, _ in pinned])
-    return syscalls.address_of(array), len(buffers), (array, [keeper for _, _, keeper in pinned])
+        buffers = _listed(buffers)
+    export = syscalls.writable if kernel_writes else syscalls.readable
+    exports = [export(buffer) for buffer in buffers]
+    if len(exports) > IOV_MAX:
+        raise ValueError(f"{len(exports)} buffers are more than the kernel takes at once, {IOV_MAX}: "
+                         "use several requests")
+    raw = b"".join([_IOVEC.pack(address, size) for address, size, _ in exports])
+    return syscalls.address_of(raw), len(exports), (raw, exports)
+
+
+def _listed(buffers):
+    # One buffer instead of a list of them has items too: ints, or a byte each for an mmap.
+    try:
+        memoryview(buffers)
+    except TypeError:
+        try:
+            return list(buffers)
+        except TypeError:
+            pass
+    raise TypeError(f"a list of buffers is needed here, not {type(buffers).__name__}: put it in []")
 
 
 def sockaddr_at(fd, address) -> tuple[int, int, object]:

@@ -26,7 +26,7 @@ from .abi import (
     SOCKET_URING_OP_SETSOCKOPT, SOCKET_URING_OP_SIOCINQ, SOCKET_URING_OP_SIOCOUTQ,
     SOCKET_URING_OP_TX_TIMESTAMP,
 )
-from .arguments import U32, fileno, iovecs, slot, sockaddr_at, some
+from .arguments import U32, fileno, iovecs, slot_field, sockaddr_at, some
 from .messages import Msghdr
 
 TYPE_CHECKING = False       # typing itself is not imported at run time: it costs more than we do
@@ -74,7 +74,7 @@ class SocketPrep:
         not so many slots, -ENFILE none is free. Linux 5.19. io_uring_prep_socket_direct(3).
         """
         self.prep_socket(domain, type, protocol, flags, user_data=user_data, sqe_flags=sqe_flags,
-                         file_index=slot(file_index))
+                         file_index=slot_field(file_index))
 
     def prep_socket_direct_alloc(self, domain: int, type: int, protocol: int = 0, flags: int = 0, *,
                                  user_data: int = 0, sqe_flags: int = 0) -> None:
@@ -163,7 +163,7 @@ class SocketPrep:
         io_uring_prep_accept_direct(3).
         """
         self.prep_accept(fd, addr, addrlen, flags, user_data=user_data, sqe_flags=sqe_flags,
-                         ioprio=ioprio, personality=personality, file_index=slot(file_index))
+                         ioprio=ioprio, personality=personality, file_index=slot_field(file_index))
 
     def prep_multishot_accept(self, fd, addr=None, addrlen=None, flags: int = SOCK_CLOEXEC, *,
                               user_data: int = 0, sqe_flags: int = 0, ioprio: int = 0,

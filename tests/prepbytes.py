@@ -29,7 +29,7 @@ INCLUDE = Path(os.environ.get("PYURING_LIBURING", "/usr/include"))
 # struct io_uring_sqe: offset and size in bytes of each field.
 PLACE = {"opcode": (0, 1), "flags": (1, 1), "ioprio": (2, 2), "fd": (4, 4), "off": (8, 8), "addr": (16, 8),
          "len": (24, 4), "op_flags": (28, 4), "user_data": (32, 8), "buf_index": (40, 2), "personality": (42, 2),
-         "file_index": (44, 4), "addr3": (48, 8), "pad2": (56, 8)}
+         "file_index": (44, 4), "addr3": (48, 8), "attr_type_mask": (56, 8)}
 
 U64 = 2**64 - 1
 UD = 0x8899AABBCCDDEEFF         # a user_data with its top bit set, and no byte twice

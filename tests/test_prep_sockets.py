@@ -281,13 +281,13 @@ CASES = {
         lambda r: r.prep_uring_cmd(7, 5, cmd=b"0123456789abcdef", addr=2**40 + 3, len=9, flags=1, buf_index=0x0304),
         {"opcode": 46, "fd": 5, "off": 7 << 32 * BIG, "addr": 2**40 + 3, "len": 9, "op_flags": 1,
          "buf_index": 0x0304, "addr3": int.from_bytes(b"01234567", sys.byteorder),
-         "pad2": int.from_bytes(b"89abcdef", sys.byteorder)}, {},
+         "attr_type_mask": int.from_bytes(b"89abcdef", sys.byteorder)}, {},
         "io_uring_prep_uring_cmd(s, 7, 5); memcpy(s->cmd, \"0123456789abcdef\", 16); s->addr = (1ULL << 40) + 3; "
         "s->len = 9; s->uring_cmd_flags = 1; s->buf_index = 0x0304"),
     "uring_cmd with a few bytes": (
         lambda r: r.prep_uring_cmd(7, 5, cmd=bytearray(b"012345678")),
         {"opcode": 46, "fd": 5, "off": 7 << 32 * BIG, "addr3": int.from_bytes(b"01234567", sys.byteorder),
-         "pad2": int.from_bytes(b"8\0\0\0\0\0\0\0", sys.byteorder)}, {},
+         "attr_type_mask": int.from_bytes(b"8\0\0\0\0\0\0\0", sys.byteorder)}, {},
         "io_uring_prep_uring_cmd(s, 7, 5); memcpy(s->cmd, \"012345678\", 9)"),
     "cmd_sock to get an option": (
         lambda r: r.prep_cmd_sock(2, 5, 1, 0x2003, IN, 4, user_data=UD, sqe_flags=1),
@@ -367,10 +367,10 @@ def test_a_list_of_buffers_is_an_array_of_iovecs(fill, fake, ring):
     assert ctypes.string_at(second, part) == IN[2:5]
 
 
-def test_an_empty_list_of_buffers_is_no_memory_at_all(fake, ring):
+def test_an_empty_list_of_buffers_is_no_iovec(fake, ring):
     ring.prep_send(5, [])
     sqe = sent(fake, ring)
-    assert (sqe["addr"], sqe["len"], sqe["ioprio"]) == (0, 0, 0x20)
+    assert (sqe["len"], sqe["ioprio"]) == (0, 0x20)
 
 
 def test_as_many_buffers_as_the_kernel_takes(fake, ring):
