@@ -22,9 +22,10 @@ from .abi import (
     IORING_OP_SEND, IORING_OP_SEND_ZC, IORING_OP_SENDMSG, IORING_OP_SENDMSG_ZC, IORING_OP_SHUTDOWN,
     IORING_OP_SOCKET, IORING_OP_URING_CMD, IORING_OP_URING_CMD128, IORING_RECV_MULTISHOT,
     IORING_RECVSEND_BUNDLE, IORING_RECVSEND_FIXED_BUF, IORING_SEND_VECTORIZED, IORING_SETUP_SQE128,
-    IOSQE_BUFFER_SELECT, SOCKET_URING_OP_GETSOCKNAME, SOCKET_URING_OP_GETSOCKOPT,
+    IORING_SETUP_SQE_MIXED, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK,
+    IOSQE_IO_LINK, SOCKET_URING_OP_GETSOCKNAME, SOCKET_URING_OP_GETSOCKOPT,
     SOCKET_URING_OP_SETSOCKOPT, SOCKET_URING_OP_SIOCINQ, SOCKET_URING_OP_SIOCOUTQ,
-    SOCKET_URING_OP_TX_TIMESTAMP,
+    SOCKET_URING_OP_TX_TIMESTAMP, SQE,
 )
 from .arguments import U32, fileno, iovecs, slot_field, sockaddr_at, some
 from .messages import Msghdr
@@ -45,10 +46,9 @@ class SocketPrep:
 
     __slots__ = ()
 
-    # What Ring supplies: fill the next free SQE, one of 64 or of 128 bytes; change the last one.
+    # What Ring supplies: fill the next free SQE, one of 64 or of 128 bytes.
     _sqe: Callable[..., None]
     _sqe128: Callable[..., None]
-    _amend: Callable[..., None]
     flags: int
 
     # -- sockets, from the first call to the last --------------------------------------------------
@@ -70,8 +70,8 @@ class SocketPrep:
         """socket(2) into a slot of the registered files; what was there is closed.
 
         file_index   the slot, or IORING_FILE_INDEX_ALLOC for any free one
-        CQE res: 0, with _ALLOC the slot, or -errno: -ENXIO there are no registered files, -EINVAL
-        not so many slots, -ENFILE none is free. Linux 5.19. io_uring_prep_socket_direct(3).
+        CQE res: 0, with _ALLOC the slot, or -errno: -ENXIO no files are registered, -EINVAL there are
+        fewer slots, -ENFILE none is free (or there are none at all). Linux 5.19. io_uring_prep_socket_direct(3).
         """
         self.prep_socket(domain, type, protocol, flags, user_data=user_data, sqe_flags=sqe_flags,
                          file_index=slot_field(file_index))
@@ -158,8 +158,8 @@ class SocketPrep:
         addr, addrlen, ioprio   as for prep_accept
         flags                   SOCK_NONBLOCK or 0
         file_index              the slot, or IORING_FILE_INDEX_ALLOC (Linux 5.19) for any free one
-        CQE res: 0, with _ALLOC the slot, or -errno: -ENXIO there are no registered files, -ENFILE no
-        slot is free. Linux 5.15; before, the slot is ignored and res is a new fd.
+        CQE res: 0, with _ALLOC the slot, or -errno, as from prep_socket_direct. Linux 5.15; before, the
+        slot is ignored and res is a new fd.
         io_uring_prep_accept_direct(3).
         """
         self.prep_accept(fd, addr, addrlen, flags, user_data=user_data, sqe_flags=sqe_flags,
@@ -229,7 +229,27 @@ class SocketPrep:
         Linux 6.0 for SEND_ZC, 6.1 for SEND. io_uring_prep_send_set_addr(3).
         """
         address, size, keeper = sockaddr_at(-1, dest_addr)
-        self._amend((IORING_OP_SEND, IORING_OP_SEND_ZC), address, _addr_len(size), keeper)
+        addr_len = _addr_len(size)
+        # The one method that looks into the queue of ring.py, where _sqe() leaves things.
+        if self.flags & IORING_SETUP_SQE_MIXED:
+            raise ValueError("with IORING_SETUP_SQE_MIXED nobody knows where the last SQE begins: use "
+                             "prep_sendto(), or the address of prep_send_zc()")
+        if not self.sq_ready or self._sqpoll and self._sq[self._sq_tail] == self._sqe_tail:
+            raise ValueError("no SQE waits to be submitted: fill one first")
+        at = ((self._sqe_tail - 1) & self._sq_mask) << self._sqe_shift
+        fields = list(SQE.unpack_from(self._sqes, at))
+        opcode, sqe_flags, user_data = fields[0], fields[1], fields[8]
+        if opcode not in (IORING_OP_SEND, IORING_OP_SEND_ZC):
+            raise ValueError(f"the SQE filled last has opcode {opcode}: call this right after prep_send() "
+                             "or prep_send_zc()")
+        if not sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
+            self._keepers.setdefault(user_data, []).append(keeper)
+        elif sqe_flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK):
+            self._chain_keepers.append(keeper)
+        else:
+            self._unanswered.append(keeper)
+        fields[4], fields[11] = address, addr_len       # off and file_index
+        SQE.pack_into(self._sqes, at, *fields)
 
     def prep_send_bundle(self, sockfd, len: int = 0, flags: int = 0, *, user_data: int = 0,
                          sqe_flags: int = 0, ioprio: int = 0, buf_group: int = 0) -> None:
@@ -267,7 +287,8 @@ class SocketPrep:
                            user_data: int = 0, sqe_flags: int = 0) -> None:
         """As prep_send_zc, from inside a registered buffer, whose pages need no pinning any more.
 
-        buf         that buffer, or a part of it (a memoryview's slice); -EFAULT for anything else
+        buf         that buffer, or a part of it (a memoryview's slice); -EFAULT for anything else. Of a
+                    list, -EINVAL so far (6.18): prep_sendmsg_zc_fixed() takes one
         buf_index   its number
         Linux 6.0. io_uring_prep_send_zc_fixed(3).
         """
@@ -424,14 +445,15 @@ class SocketPrep:
         CQE res: the command's. -EOPNOTSUPP where the file has no commands, or not this one.
         Linux 5.19. io_uring_prep_uring_cmd(3).
         """
-        cmd, fill = _command(cmd, 80 if self.flags & IORING_SETUP_SQE128 else 16), self._sqe
-        words = {"addr3": int.from_bytes(cmd[:8], sys.byteorder),
-                 "attr_type_mask": int.from_bytes(cmd[8:16], sys.byteorder)}
-        if cmd[16:]:
+        wide = self.flags & IORING_SETUP_SQE128
+        cmd, op = _command(cmd, 80 if wide else 16), _pair(cmd_op, 0, "cmd_op")
+        if wide:            # also for a short one: what follows it in the SQE is to be zero
             fill, words = self._sqe128, {"cmd": cmd}
-        fill(IORING_OP_URING_CMD, fileno(fd), addr, len, _pair(cmd_op, 0, "cmd_op"),
-             op_flags=flags, buf_index=buf_index, user_data=user_data, sqe_flags=sqe_flags,
-             keeper=keeper, **words)
+        else:
+            fill, words = self._sqe, {"addr3": int.from_bytes(cmd[:8], sys.byteorder),
+                                      "attr_type_mask": int.from_bytes(cmd[8:], sys.byteorder)}
+        fill(IORING_OP_URING_CMD, fileno(fd), addr=addr, len=len, off=op, op_flags=flags,
+             buf_index=buf_index, user_data=user_data, sqe_flags=sqe_flags, keeper=keeper, **words)
 
     def prep_uring_cmd128(self, cmd_op: int, fd, *, cmd: bytes = b"", addr: int = 0, len: int = 0,
                           flags: int = 0, buf_index: int = 0, user_data: int = 0,
@@ -442,7 +464,7 @@ class SocketPrep:
         io_uring_prep_uring_cmd128(3).
         """
         cmd, op = _command(cmd, 80), _pair(cmd_op, 0, "cmd_op")
-        self._sqe128(IORING_OP_URING_CMD128, fileno(fd), addr, len, op, op_flags=flags,
+        self._sqe128(IORING_OP_URING_CMD128, fileno(fd), addr=addr, len=len, off=op, op_flags=flags,
                      buf_index=buf_index, user_data=user_data, sqe_flags=sqe_flags, keeper=keeper,
                      cmd=cmd)
 
@@ -464,7 +486,8 @@ class SocketPrep:
         time, two 64-bit numbers of seconds and nanoseconds, is the CQE's second half. Which of
         SCM_TSTAMP_* it is: flags >> IORING_TIMESTAMP_TYPE_SHIFT. Ask for the timestamps with
         SO_TIMESTAMPING, SOF_TIMESTAMPING_OPT_TSONLY among its flags.
-        Sockets of AF_UNIX have none of these: -EOPNOTSUPP. io_uring_prep_cmd_sock(3).
+        -EOPNOTSUPP for SIOCINQ and SIOCOUTQ of AF_UNIX, and before Linux 6.7 for most others.
+        io_uring_prep_cmd_sock(3).
         """
         if cmd_op == SOCKET_URING_OP_GETSOCKNAME:
             raise ValueError("cmd_op SOCKET_URING_OP_GETSOCKNAME has other fields: use "
@@ -570,9 +593,9 @@ def _pair(first, second, *names):
 
 
 def _command(cmd, room):
-    """The bytes of a command."""
+    """The bytes of a command, filled up with zeros."""
     _, size, _ = syscalls.readable(cmd)
     if size > room:
         raise ValueError(f"cmd has {size} bytes, and this SQE room for {room}: a ring with "
                          "IORING_SETUP_SQE128 has 80, and so has prep_uring_cmd128()")
-    return bytes(memoryview(cmd).cast("B"))
+    return bytes(memoryview(cmd).cast("B")).ljust(room, b"\0")

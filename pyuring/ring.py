@@ -286,28 +286,6 @@ class Ring(Prep, Registration):
         self._unanswered += self._chain_keepers
         self._chain_keepers = []
 
-    def _amend(self, opcodes, off, file_index, keeper):
-        """Put `off` and `file_index` into the SQE that was filled last, which has one of `opcodes`."""
-        if self._owner != get_ident():
-            self._check_owner()
-        if self.flags & IORING_SETUP_SQE_MIXED:
-            raise ValueError("with IORING_SETUP_SQE_MIXED nobody knows where the last SQE begins: give "
-                             "the address at once, as prep_sendto() takes it")
-        if not self.sq_ready or self._sqpoll and self._sq[self._sq_tail] == self._sqe_tail:
-            raise ValueError("no SQE waits to be submitted: fill it first")
-        at = ((self._sqe_tail - 1) & self._sq_mask) << self._sqe_shift
-        fields = list(abi.SQE.unpack_from(self._sqes, at))
-        opcode, sqe_flags, user_data = fields[0], fields[1], fields[8]
-        if opcode not in opcodes:
-            raise ValueError(f"the SQE filled last is a {abi.OPCODES[opcode].name}: call this right after "
-                             + " or ".join(abi.OPCODES[op].helpers[0] for op in opcodes))
-        if not sqe_flags & IOSQE_CQE_SKIP_SUCCESS:      # kept where _sqe() keeps
-            self._keepers.setdefault(user_data, []).append(keeper)
-        else:
-            (self._chain_keepers if sqe_flags & _LINKS else self._unanswered).append(keeper)
-        fields[4], fields[11] = off, file_index
-        _pack_sqe(self._sqes, at, *fields)
-
     def _make_room(self, slots=1):
         chain = self._last_sqe_flags & _LINKS
         if self.submit_when_full and not chain:

@@ -381,8 +381,8 @@ def test_as_many_buffers_as_the_kernel_takes(fake, ring):
 @pytest.mark.parametrize("before, names", [
     (lambda r: None, "no SQE"),
     (lambda r: (r.prep_send(5, DATA), r.submit()), "no SQE"),
-    (lambda r: (r.prep_send(5, DATA), r.prep_nop()), "is a nop"),
-    (lambda r: r.prep_recv(5, IN), "is a recv"),
+    (lambda r: (r.prep_send(5, DATA), r.prep_nop()), "opcode 0"),
+    (lambda r: r.prep_recv(5, IN), "opcode 27"),
     (lambda r: r.prep_sendmsg(5, OUT), "prep_send_zc"),
 ])
 def test_send_set_addr_changes_nothing_but_a_send_that_waits(before, names, fake, ring):
@@ -394,11 +394,18 @@ def test_send_set_addr_changes_nothing_but_a_send_that_waits(before, names, fake
     assert sum(map(len, ring._keepers.values())) <= 2
 
 
+def test_send_set_addr_is_refused_where_sqes_have_two_sizes(ring):
+    ring.prep_send(5, DATA)
+    ring.flags |= 1 << 19           # IORING_SETUP_SQE_MIXED
+    with pytest.raises(ValueError, match="SQE_MIXED"):
+        ring.prep_send_set_addr(("127.0.0.1", 1))
+
+
 @pytest.mark.parametrize("start", [0, 2**32 - 1])
 def test_send_set_addr_changes_the_last_of_several(start, monkeypatch):
     from fakekernel import FakeKernel
     fake = FakeKernel(sq_start=start)
-    monkeypatch.setattr("pyuring.ring.syscalls", fake)
+    fake.install(monkeypatch)
     with Ring(2) as ring:
         ring.prep_send(5, b"one", user_data=1)
         ring.prep_send(5, b"two", user_data=2)
@@ -432,30 +439,34 @@ def test_send_set_addr_keeps_the_address_as_long_as_the_request(sqe_flags, fake,
 def filled128(monkeypatch):
     """What goes to the method that fills an SQE of 128 bytes."""
     calls = []
-    monkeypatch.setattr(Ring, "_sqe128", lambda self, *arguments, **words: calls.append((arguments, words)),
-                        raising=False)
+    monkeypatch.setattr(Ring, "_sqe128", lambda self, *arguments, **words: calls.append((arguments, words)))
     return calls
 
 
-COMMON = {"op_flags": 1, "buf_index": 2, "user_data": UD, "sqe_flags": 4, "keeper": DATA}
-OFF = 7 << 32 * BIG
+FIELDS = {"addr": 8, "len": 9, "off": 7 << 32 * BIG, "op_flags": 1, "buf_index": 2, "user_data": UD, "sqe_flags": 4,
+          "keeper": DATA}
 
 
-def test_uring_cmd128_fills_an_sqe_of_128_bytes(filled128, ring):
-    for size in (0, 16, 17, 80):
-        ring.prep_uring_cmd128(7, 5, cmd=bytes(range(size)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
-                               sqe_flags=4, keeper=DATA)
-        assert filled128.pop() == ((64, 5, 8, 9, OFF), dict(COMMON, cmd=bytes(range(size))))
+@pytest.mark.parametrize("size", [0, 16, 17, 80])
+def test_uring_cmd128_fills_an_sqe_of_128_bytes(size, filled128, ring):
+    ring.prep_uring_cmd128(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
+                           sqe_flags=4, keeper=DATA)
+    assert filled128 == [((64, 5), dict(FIELDS, cmd=bytes(range(size)) + bytes(80 - size)))]
     assert ring.sq_ready == 0
 
 
-def test_uring_cmd_takes_80_bytes_where_every_sqe_has_128(filled128, ring):
+@pytest.mark.parametrize("size", [0, 16, 17, 80])
+def test_uring_cmd_takes_80_bytes_where_every_sqe_has_128(size, filled128, ring):
     ring.flags |= 1 << 10           # IORING_SETUP_SQE128
-    ring.prep_uring_cmd(7, 5, cmd=bytearray(range(80)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
+    ring.prep_uring_cmd(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
                         sqe_flags=4, keeper=DATA)
-    assert filled128 == [((46, 5, 8, 9, OFF), dict(COMMON, cmd=bytes(range(80))))]
-    ring.prep_uring_cmd(7, 5, cmd=bytes(16))
-    assert ring.sq_ready == 1
+    assert filled128 == [((46, 5), dict(FIELDS, cmd=bytes(range(size)) + bytes(80 - size)))]
+
+
+def test_uring_cmd128_needs_a_ring_for_it(ring):
+    with pytest.raises(ValueError, match="IORING_SETUP_SQE128"):
+        ring.prep_uring_cmd128(7, 5)
+    assert ring.sq_ready == 0
 
 
 # ----------------------------------------------------------------------------------------------------- bad input
