@@ -149,8 +149,8 @@ class RecvmsgOut(namedtuple("RecvmsgOut", "name control payload flags payloadlen
     """One message of a multishot recvmsg. The first three are memoryviews of the provided buffer: use
     them, or copy them, before the buffer goes back to the kernel.
 
-    name        the sender's `struct sockaddr`
-    control     its control data: parse_control(control)
+    name        the sender's `struct sockaddr`; `address` is what it says
+    control     its control data; `messages` is what it says
     payload     its bytes, as far as there was room
     flags       MSG_TRUNC, MSG_CTRUNC, ...
     payloadlen  len(payload); the length of the whole message where MSG_TRUNC was asked for
@@ -167,6 +167,11 @@ class RecvmsgOut(namedtuple("RecvmsgOut", "name control payload flags payloadlen
     def address(self) -> object:
         """Where the message came from, as socket.recvfrom() says it; None where there is no address."""
         return unpack(bytes(self.name)) if self.name else None
+
+    @property
+    def messages(self) -> list[tuple[int, int, bytes]]:
+        """The control data as socket.recvmsg() gives it: [(level, type, data), ...]."""
+        return parse_control(self.control)
 
 
 def recvmsg_out(buffer, msghdr: Msghdr) -> RecvmsgOut:

@@ -255,7 +255,7 @@ class SocketPrep:
                          sqe_flags: int = 0, ioprio: int = 0, buf_group: int = 0) -> None:
         """send(2) from as many provided buffers as there are, in their order.
 
-        len         bytes to send at most; 0 for all there is
+        len         0; others are no limit (on 6.18 the first buffer is cut short, the rest is not)
         buf_group   the group, which must be a ring of buffers. IOSQE_BUFFER_SELECT is set for you
         CQE res: bytes sent; flags name the first buffer, the others follow it in the ring. There may
         be several CQEs (IORING_CQE_F_MORE); -ENOBUFS when no buffer is left. Linux 6.10.
@@ -430,14 +430,14 @@ class SocketPrep:
 
     # -- commands ----------------------------------------------------------------------------------
     def prep_uring_cmd(self, cmd_op: int, fd, *, cmd: bytes = b"", addr: int = 0, len: int = 0,
-                       flags: int = 0, buf_index: int = 0, user_data: int = 0, sqe_flags: int = 0,
-                       keeper: object = None) -> None:
+                       flags: int = 0, buf_index: int = 0, file_index: int = 0,
+                       user_data: int = 0, sqe_flags: int = 0, keeper: object = None) -> None:
         """A command that the file itself understands, as ioctl(2) has them: of a block device, NVMe,
         ublk, fuse, a socket.
 
         cmd_op      the command
         cmd         bytes for it, 16 at most; 80 in a ring with IORING_SETUP_SQE128
-        addr, len   other fields of the SQE that some commands read
+        addr, len, file_index   other fields of the SQE that some commands read
         flags       IORING_URING_CMD_FIXED, with a registered buffer buf_index
         keeper      whatever must stay alive until the last CQE, such as what syscalls.writable()
                     answers for memory that `cmd` or `addr` point to: addresses in there are your own
@@ -453,11 +453,12 @@ class SocketPrep:
             fill, words = self._sqe, {"addr3": int.from_bytes(cmd[:8], sys.byteorder),
                                       "attr_type_mask": int.from_bytes(cmd[8:], sys.byteorder)}
         fill(IORING_OP_URING_CMD, fileno(fd), addr=addr, len=len, off=op, op_flags=flags,
-             buf_index=buf_index, user_data=user_data, sqe_flags=sqe_flags, keeper=keeper, **words)
+             buf_index=buf_index, file_index=file_index, user_data=user_data, sqe_flags=sqe_flags,
+             keeper=keeper, **words)
 
     def prep_uring_cmd128(self, cmd_op: int, fd, *, cmd: bytes = b"", addr: int = 0, len: int = 0,
-                          flags: int = 0, buf_index: int = 0, user_data: int = 0,
-                          sqe_flags: int = 0, keeper: object = None) -> None:
+                          flags: int = 0, buf_index: int = 0, file_index: int = 0,
+                          user_data: int = 0, sqe_flags: int = 0, keeper: object = None) -> None:
         """As prep_uring_cmd, in an SQE of 128 bytes: `cmd` has up to 80.
 
         For a ring with IORING_SETUP_SQE_MIXED, or IORING_SETUP_SQE128. Linux 6.19.
@@ -465,8 +466,8 @@ class SocketPrep:
         """
         cmd, op = _command(cmd, 80), _pair(cmd_op, 0, "cmd_op")
         self._sqe128(IORING_OP_URING_CMD128, fileno(fd), addr=addr, len=len, off=op, op_flags=flags,
-                     buf_index=buf_index, user_data=user_data, sqe_flags=sqe_flags, keeper=keeper,
-                     cmd=cmd)
+                     buf_index=buf_index, file_index=file_index, user_data=user_data,
+                     sqe_flags=sqe_flags, keeper=keeper, cmd=cmd)
 
     def prep_cmd_sock(self, cmd_op: int, fd, level: int = 0, optname: int = 0, optval: object = None,
                       optlen: int | None = None, *, user_data: int = 0, sqe_flags: int = 0) -> None:

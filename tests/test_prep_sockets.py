@@ -278,12 +278,13 @@ CASES = {
         {"opcode": 46, "fd": 5, "off": 0x89ABCDEF << 32 * BIG, "user_data": UD, "flags": 1}, {},
         "io_uring_prep_uring_cmd(s, 0x89ABCDEF, 5); s->user_data = UD; s->flags = 1"),
     "uring_cmd with everything": (
-        lambda r: r.prep_uring_cmd(7, 5, cmd=b"0123456789abcdef", addr=2**40 + 3, len=9, flags=1, buf_index=0x0304),
+        lambda r: r.prep_uring_cmd(7, 5, cmd=b"0123456789abcdef", addr=2**40 + 3, len=9, flags=1, buf_index=0x0304,
+                                   file_index=0x89ABCDEF),
         {"opcode": 46, "fd": 5, "off": 7 << 32 * BIG, "addr": 2**40 + 3, "len": 9, "op_flags": 1,
-         "buf_index": 0x0304, "addr3": int.from_bytes(b"01234567", sys.byteorder),
+         "buf_index": 0x0304, "file_index": 0x89ABCDEF, "addr3": int.from_bytes(b"01234567", sys.byteorder),
          "attr_type_mask": int.from_bytes(b"89abcdef", sys.byteorder)}, {},
         "io_uring_prep_uring_cmd(s, 7, 5); memcpy(s->cmd, \"0123456789abcdef\", 16); s->addr = (1ULL << 40) + 3; "
-        "s->len = 9; s->uring_cmd_flags = 1; s->buf_index = 0x0304"),
+        "s->len = 9; s->uring_cmd_flags = 1; s->buf_index = 0x0304; s->file_index = 0x89ABCDEF"),
     "uring_cmd with a few bytes": (
         lambda r: r.prep_uring_cmd(7, 5, cmd=bytearray(b"012345678")),
         {"opcode": 46, "fd": 5, "off": 7 << 32 * BIG, "addr3": int.from_bytes(b"01234567", sys.byteorder),
@@ -443,14 +444,14 @@ def filled128(monkeypatch):
     return calls
 
 
-FIELDS = {"addr": 8, "len": 9, "off": 7 << 32 * BIG, "op_flags": 1, "buf_index": 2, "user_data": UD, "sqe_flags": 4,
-          "keeper": DATA}
+FIELDS = {"addr": 8, "len": 9, "off": 7 << 32 * BIG, "op_flags": 1, "buf_index": 2, "file_index": 3, "user_data": UD,
+          "sqe_flags": 4, "keeper": DATA}
 
 
 @pytest.mark.parametrize("size", [0, 16, 17, 80])
 def test_uring_cmd128_fills_an_sqe_of_128_bytes(size, filled128, ring):
-    ring.prep_uring_cmd128(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
-                           sqe_flags=4, keeper=DATA)
+    ring.prep_uring_cmd128(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, file_index=3,
+                           user_data=UD, sqe_flags=4, keeper=DATA)
     assert filled128 == [((64, 5), dict(FIELDS, cmd=bytes(range(size)) + bytes(80 - size)))]
     assert ring.sq_ready == 0
 
@@ -458,8 +459,8 @@ def test_uring_cmd128_fills_an_sqe_of_128_bytes(size, filled128, ring):
 @pytest.mark.parametrize("size", [0, 16, 17, 80])
 def test_uring_cmd_takes_80_bytes_where_every_sqe_has_128(size, filled128, ring):
     ring.flags |= 1 << 10           # IORING_SETUP_SQE128
-    ring.prep_uring_cmd(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, user_data=UD,
-                        sqe_flags=4, keeper=DATA)
+    ring.prep_uring_cmd(7, 5, cmd=bytearray(range(size)), addr=8, len=9, flags=1, buf_index=2, file_index=3,
+                        user_data=UD, sqe_flags=4, keeper=DATA)
     assert filled128 == [((46, 5), dict(FIELDS, cmd=bytes(range(size)) + bytes(80 - size)))]
 
 
