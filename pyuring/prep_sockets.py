@@ -13,11 +13,12 @@ file_index is the slot itself; the keyword `file_index` of the others, as in the
 from __future__ import annotations
 
 import sys
+from errno import EINVAL
 from socket import SOCK_CLOEXEC
 
-from . import syscalls
+from . import errors, syscalls
 from .abi import (
-    IORING_ACCEPT_MULTISHOT, IORING_FILE_INDEX_ALLOC, IORING_OP_ACCEPT, IORING_OP_BIND,
+    IORING_ACCEPT_MULTISHOT, IORING_FEAT_RECVSEND_BUNDLE, IORING_FILE_INDEX_ALLOC, IORING_OP_ACCEPT, IORING_OP_BIND,
     IORING_OP_CONNECT, IORING_OP_LISTEN, IORING_OP_RECV, IORING_OP_RECV_ZC, IORING_OP_RECVMSG,
     IORING_OP_SEND, IORING_OP_SEND_ZC, IORING_OP_SENDMSG, IORING_OP_SENDMSG_ZC, IORING_OP_SHUTDOWN,
     IORING_OP_SOCKET, IORING_OP_URING_CMD, IORING_OP_URING_CMD128, IORING_RECV_MULTISHOT,
@@ -50,6 +51,7 @@ class SocketPrep:
     _sqe: Callable[..., None]
     _sqe128: Callable[..., None]
     flags: int
+    features: int
 
     # -- sockets, from the first call to the last --------------------------------------------------
     def prep_socket(self, domain: int, type: int, protocol: int = 0, flags: int = 0, *,
@@ -197,13 +199,14 @@ class SocketPrep:
         """send(2). CQE res: bytes sent, perhaps fewer than asked, or -errno.
 
         buf      a buffer, or a list of buffers (IORING_SEND_VECTORIZED, Linux 6.17), which are sent
-                 one after the other; None for a provided one (IOSQE_BUFFER_SELECT, Linux 6.10)
+                 one after the other; None for a provided one (IOSQE_BUFFER_SELECT, Linux 6.10).
+                 OSError EINVAL for a list where the kernel is clearly too old, -EINVAL elsewhere
         len      bytes of buf to send; None for all of it
         flags    MSG_*. In a chain of linked requests a short send breaks it only with MSG_WAITALL
         ioprio   IORING_RECVSEND_*
         Linux 5.6. io_uring_prep_send(3).
         """
-        address, size, ioprio, keeper = _data(buf, len, sqe_flags, ioprio)
+        address, size, ioprio, keeper = _data(self, buf, len, sqe_flags, ioprio)
         self._sqe(IORING_OP_SEND, fileno(sockfd), address, size, op_flags=flags,
                   user_data=user_data, sqe_flags=sqe_flags, ioprio=ioprio, buf_index=buf_group,
                   keeper=keeper)
@@ -296,7 +299,7 @@ class SocketPrep:
                    address, buf_index, user_data, sqe_flags)
 
     def _send(self, opcode, sockfd, buf, len, flags, ioprio, address, buf_index, user_data, sqe_flags):
-        data, size, ioprio, keeper = _data(buf, len, sqe_flags, ioprio)
+        data, size, ioprio, keeper = _data(self, buf, len, sqe_flags, ioprio)
         dest = dest_size = 0
         if address is not None:
             dest, dest_size, second = sockaddr_at(sockfd, address)
@@ -312,7 +315,8 @@ class SocketPrep:
         msg      a Msghdr (messages.py) with what is to be sent
         flags    MSG_*
         ioprio   IORING_RECVSEND_POLL_FIRST
-        File descriptors in its control data are looked up when it is sent: until then they stay open.
+        File descriptors in its control data are looked up when it is sent: until then they stay
+        open. Old kernels answer control data with -EINVAL (5.10.46 does; 6.1 takes it).
         Linux 5.3. io_uring_prep_sendmsg(3), sendmsg(2).
         """
         address, keeper = _message_to_send(fd, msg)
@@ -390,7 +394,7 @@ class SocketPrep:
                  children are not to inherit
         ioprio   IORING_RECVSEND_POLL_FIRST
         With IOSQE_BUFFER_SELECT the data goes into a provided buffer; iov may have one buffer then,
-        which is not written to, but whose size limits it.
+        which is not written to, but whose size limits it. Control data: as for prep_sendmsg.
         Linux 5.3. io_uring_prep_recvmsg(3), recvmsg(2).
         """
         address, keeper = _message_to_receive(msg)
@@ -543,9 +547,14 @@ def _name_at(addr, addrlen):
     return address, room, length, (keeper, second) if address or length else None
 
 
-def _data(buf, size, sqe_flags, ioprio):
+def _data(ring, buf, size, sqe_flags, ioprio):
     """What to send, one buffer or a list of them: (address, size or count, ioprio, keeper)."""
     if isinstance(buf, (list, tuple)):
+        if not ring.features & IORING_FEAT_RECVSEND_BUNDLE:
+            # A kernel before 6.10 is before 6.17, too; 5.10 does not look at ioprio, takes the array
+            # of iovecs for what is to be sent, and the other end gets our addresses (seen there).
+            raise errors.os_error(EINVAL, "a list of buffers (Linux 6.17, IORING_SEND_VECTORIZED; "
+                                  "prep_sendmsg() takes one on every kernel)")
         if size is not None:
             raise ValueError(f"len {size} goes with one buffer: of a list, all is sent")
         address, count, keeper = iovecs(buf, False)

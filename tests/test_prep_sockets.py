@@ -1,19 +1,28 @@
 """pyuring/prep_sockets.py: which argument lands in which of the 64 bytes, and what is refused. Cases as in
 prepbytes.py. What the requests do is in test_sockets.py, what a msghdr points to in test_messages.py."""
 import ctypes
+import errno
 import socket
 import struct
 import sys
 
 import pytest
 from prepbytes import (  # noqa: F401
-    BIG, DATA, IN, LEN, PLACE, SIN, SIN6, UD, as_liburing, ask_liburing, exact_bytes, fake, ring, sent,
+    BIG, DATA, IN, LEN, PLACE, SIN, SIN6, UD, as_liburing, ask_liburing, exact_bytes, fake, sent,
 )
 
 from pyuring.messages import Msghdr
 from pyuring.prep_sockets import SocketPrep
 from pyuring.ring import Ring
 from pyuring.sockaddr import SockAddr
+
+@pytest.fixture
+def ring(fake):
+    """Of a kernel that may know how to send a list of buffers."""
+    with Ring(4) as ring:
+        ring.features |= 1 << 14        # IORING_FEAT_RECVSEND_BUNDLE
+        yield ring
+
 
 ALLOC = 0xFFFFFFFF              # IORING_FILE_INDEX_ALLOC
 ROOM = bytearray(range(128))    # for an address, of any length
@@ -372,6 +381,18 @@ def test_an_empty_list_of_buffers_is_no_iovec(fake, ring):
     ring.prep_send(5, [])
     sqe = sent(fake, ring)
     assert (sqe["len"], sqe["ioprio"]) == (0, 0x20)
+
+
+@pytest.mark.parametrize("fill", [
+    lambda r: r.prep_send(5, [DATA]), lambda r: r.prep_sendto(5, (DATA,)), lambda r: r.prep_send_zc(5, []),
+    lambda r: r.prep_send_zc_fixed(5, [IN]),
+], ids=["send", "sendto", "send_zc", "send_zc_fixed"])
+def test_a_list_is_refused_where_the_kernel_would_send_the_addresses(fill, fake, ring):
+    ring.features = 0
+    with pytest.raises(OSError, match="prep_sendmsg") as caught:
+        fill(ring)
+    assert caught.value.errno == errno.EINVAL
+    assert ring.sq_ready == 0
 
 
 def test_as_many_buffers_as_the_kernel_takes(fake, ring):
