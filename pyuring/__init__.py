@@ -10,6 +10,7 @@ Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.p
 driver.py, client.py, many.py. `python3 -m pyuring` shows it at work.
 """
 from .arguments import Timespec
+from .batch import Batch
 from .capabilities import Capabilities, probe
 from .client import connect, create_connection
 from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
@@ -21,7 +22,7 @@ from .sockaddr import SockAddr
 __version__ = "0.1.0"
 
 __all__ = [
-    "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
+    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
     "Ring", "RingUnavailable", "SockAddr", "SubmissionQueueFull", "Timespec", "connect",
     "connect_many", "create_connection", "probe",
 ]

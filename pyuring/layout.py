@@ -20,6 +20,7 @@ completions, and the array of indices; the other the SQEs. Before Linux 5.4 the 
 from __future__ import annotations
 
 import mmap
+from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals     # without signal's enums
 from errno import EINVAL, EPERM
 
 from . import abi, errors, host, syscalls
@@ -149,7 +150,13 @@ class Layout:
             if attempt & IORING_SETUP_NO_MMAP:
                 fields[27], fields[18] = self._own_memory(memory, entries, cq_entries, attempt)
             abi.PARAMS.pack_into(params, 0, *fields)
-            self.fd = result = syscalls.setup(entries, params)      # at once: Ctrl-C may be next
+            # A signal handler that raises runs between any two bytecodes, also between the system call
+            # and the assignment: the fd would be lost.
+            mask = pthread_sigmask(SIG_BLOCK, valid_signals())
+            try:
+                self.fd = result = syscalls.setup(entries, params)
+            finally:
+                pthread_sigmask(SIG_SETMASK, mask)
             if result != -EINVAL:
                 break
         if result < 0:
@@ -213,11 +220,6 @@ class Layout:
             # Slot i always means SQE i, so submit() publishes a tail and nothing else.
             for i in range(self.sq_entries):
                 self.sq[sq_array // 4 + i] = i
-
-    @property
-    def memory_is_ours(self) -> bool:
-        """True with IORING_SETUP_NO_MMAP."""
-        return bool(self._memory)
 
     def resized(self, params: bytearray) -> Layout:
         """The same ring with other sizes: what IORING_REGISTER_RESIZE_RINGS answered. This one's maps

@@ -45,27 +45,28 @@ from _thread import TIMEOUT_MAX, get_ident
 from _weakref import ref
 from collections import namedtuple
 from errno import (
-    EACCES, EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, ETIME,
+    EACCES, EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOSYS,
+    EPERM, ETIME,
 )
 
 from . import abi, errors, host, syscalls
 from .abi import (
     IORING_CQE_F_32, IORING_CQE_F_MORE, IORING_CQE_F_SKIP, IORING_ENTER_EXT_ARG,
-    IORING_ENTER_EXT_ARG_REG, IORING_ENTER_GETEVENTS, IORING_ENTER_NO_IOWAIT,
-    IORING_ENTER_REGISTERED_RING, IORING_ENTER_SQ_WAIT, IORING_ENTER_SQ_WAKEUP,
-    IORING_FEAT_EXT_ARG, IORING_FEAT_MIN_TIMEOUT, IORING_FEAT_NO_IOWAIT,
-    IORING_FEAT_REG_REG_RING, IORING_OP_NOP, IORING_REGISTER_USE_REGISTERED_RING,
-    IORING_SETUP_ATTACH_WQ, IORING_SETUP_CQE32, IORING_SETUP_CQE_MIXED, IORING_SETUP_CQSIZE,
-    IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_IOPOLL, IORING_SETUP_NO_MMAP,
-    IORING_SETUP_R_DISABLED, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_SQ_REWIND,
-    IORING_SETUP_SQE128, IORING_SETUP_SQE_MIXED, IORING_SETUP_SQPOLL, IORING_SQ_CQ_OVERFLOW,
-    IORING_SQ_NEED_WAKEUP, IORING_SQ_TASKRUN, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK,
-    IOSQE_IO_LINK,
+    IORING_ENTER_EXT_ARG_REG, IORING_ENTER_GETEVENTS, IORING_ENTER_REGISTERED_RING,
+    IORING_ENTER_SQ_WAIT, IORING_ENTER_SQ_WAKEUP, IORING_FEAT_EXT_ARG, IORING_FEAT_MIN_TIMEOUT,
+    IORING_OP_NOP, IORING_REGISTER_USE_REGISTERED_RING, IORING_SETUP_ATTACH_WQ,
+    IORING_SETUP_CQE32, IORING_SETUP_CQE_MIXED, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_IOPOLL,
+    IORING_SETUP_NO_MMAP, IORING_SETUP_R_DISABLED, IORING_SETUP_SINGLE_ISSUER,
+    IORING_SETUP_SQ_REWIND, IORING_SETUP_SQE128, IORING_SETUP_SQE_MIXED, IORING_SETUP_SQPOLL,
+    IORING_SQ_CQ_OVERFLOW, IORING_SQ_NEED_WAKEUP, IORING_SQ_TASKRUN, IOSQE_CQE_SKIP_SUCCESS,
+    IOSQE_IO_HARDLINK, IOSQE_IO_LINK,
 )
 from .arguments import U32, U64, bad_field, check_timeout, fileno, timespec
+from .batch import Batch, Bulk, in_use
 from .layout import MAX_CQ_ENTRIES, MAX_ENTRIES, Layout, check_entries, check_flags
 from .prep import Prep
 from .registration import Registration
+from .ring_fd import RingFd
 
 
 class CQE(namedtuple("CQE", "user_data res flags")):
@@ -89,7 +90,6 @@ class BigCQE(CQE):
 
 # Names bound once: these run for every request. tuple.__new__ is what CQE._make() calls.
 _pack_sqe, _unpack_cqe, _new = abi.SQE.pack_into, abi.CQE.unpack_from, tuple.__new__
-_unpack_cqes = abi.CQE.iter_unpack
 
 _LINKS = IOSQE_IO_LINK | IOSQE_IO_HARDLINK
 _CLOSE_PATIENCE = 2.0       # seconds that close() waits for requests that it cancelled
@@ -98,7 +98,7 @@ _rings: dict[int, ref[Ring]] = {}       # by id: the open rings of this process,
 _orphans: list = []         # memory that the kernel may still write to after its ring was closed
 
 
-class Ring(Prep, Registration):
+class Ring(Prep, Registration, RingFd, Bulk):
     """An io_uring: prep_*() fills requests in, submit() hands them over, reap() takes answers.
 
     entries            SQEs, 1 to 32768; the kernel rounds up to a power of two
@@ -129,8 +129,8 @@ class Ring(Prep, Registration):
         "_sq", "_sq_head", "_sq_tail", "_sq_flags", "_sq_mask", "_sqes", "_sqe_shift", "_sqe_tail",
         "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
         "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
-        "_chain_keepers", "_silent", "_unanswered", "_registered", "_wait_timespec", "_ext_arg",
-        "_ext_arg_pin",
+        "_chain_keepers", "_silent", "_unanswered", "_registered", "_bulk", "_batches",
+        "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
@@ -150,6 +150,11 @@ class Ring(Prep, Registration):
         self._silent: set[int] = set()
         self._unanswered: list = []
         self._registered: dict[str, object] = {}        # keepers of what registration.py registered
+        # Batches: CQEs that are still to come for them, themselves, and all user_data in them.
+        self._bulk = 0
+        self._batches: list[Batch] = []
+        self._bulk_user_data: set[int] = set()
+        self._ran: Batch | None = None
         if flags is not None:
             check_flags(flags)
         check_entries("entries", entries, MAX_ENTRIES, flags)
@@ -225,6 +230,8 @@ class Ring(Prep, Registration):
         # lifetime   From the next submit until this request's last CQE the kernel may read or
         #            write what the SQE points to. Known only by user_data, which the caller may
         #            use twice: so requests are counted, and all keepers go with the last one.
+        if self._bulk and user_data in self._bulk_user_data:
+            raise in_use(user_data)
         if self._chain_keepers and self._sq[self._sq_tail] == tail:
             self._end_in_silence()      # submit() came in between, which ends a chain
         if sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
@@ -290,7 +297,7 @@ class Ring(Prep, Registration):
         chain = self._last_sqe_flags & _LINKS
         if self.submit_when_full and not chain:
             self.submit()
-            if self._sqpoll and self.sq_space_left < slots:
+            while self._sqpoll and self.sq_space_left < slots:
                 self.sqring_wait()
             if self.sq_space_left >= slots:
                 return
@@ -484,15 +491,28 @@ class Ring(Prep, Registration):
         # of every further completion, which poll(2) would not. liburing puts a timeout request of
         # its own into the SQ here, and has to take one value of user_data from its users for it.
         import select
-        with select.epoll() as epoll:
-            epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
+        try:
+            epoll = select.epoll()
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE):
+                raise
+            epoll = None                    # no descriptor to be had for it: look now and then
+        try:
+            if epoll:
+                epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
             while self.cq_ready < wait_nr:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return -ETIME
-                epoll.poll(min(left, 3600))         # it counts milliseconds in a C int
+                if epoll:
+                    epoll.poll(min(left, 3600))         # it counts milliseconds in a C int
+                else:
+                    time.sleep(min(left, 0.001))
                 # Fetch what overflowed.
                 syscalls.enter(self._enter_fd, 0, 0, IORING_ENTER_GETEVENTS | self._enter_flags)
+        finally:
+            if epoll:
+                epoll.close()
         return 0
 
     def _enter_failed(self, code):
@@ -584,6 +604,14 @@ class Ring(Prep, Registration):
     def _account(self, taken):
         """Let go of what the requests that these CQEs answer had pinned."""
         inflight, silent = self._inflight, self._silent
+        if self._bulk:
+            batches, singles = self._bulk_user_data, []
+            for cqe in taken:
+                if cqe[0] not in batches:
+                    singles.append(cqe)
+                elif not cqe[2] & IORING_CQE_F_MORE:
+                    self._bulk -= 1
+            taken = singles
         # A CQE whose user_data a request without CQE has too may tell of that one's failure.
         for user_data, _, flags in (taken if not silent else
                                     [cqe for cqe in taken if cqe[0] not in silent]):
@@ -595,33 +623,6 @@ class Ring(Prep, Registration):
                 else:
                     self._keepers.pop(user_data, None)
                     inflight.pop(user_data, None)
-
-    # -- in bulk, for many.py: packed SQEs in, plain tuples out, and no record kept -----------------
-    def _push(self, sqes):
-        """Copy packed SQEs into the queue, which has room for them. What they point to, and that they
-        are answered before close(), is the caller's to see to."""
-        first, size = (self._sqe_tail & self._sq_mask) * 64, len(sqes)
-        end = first + size
-        if end <= len(self._sqes):
-            self._sqes[first:end] = sqes
-        else:                               # round the corner
-            split = len(self._sqes) - first
-            self._sqes[first:], self._sqes[:size - split] = sqes[:split], sqes[split:]
-        self._sqe_tail = (self._sqe_tail + size // 64) & U32
-
-    def _take_raw(self):
-        """All CQEs that are ready as (user_data, res, flags), for the caller to _account() for."""
-        cq, at, mask = self._cq, self._cqes_at, self._cq_mask
-        head = cq[self._cq_head]
-        count = (cq[self._cq_tail] - head) & U32
-        if not self._defer:
-            syscalls.fence()                # as in _take()
-        first, size = head & mask, mask + 1
-        taken = list(_unpack_cqes(self._cqes[at + first * 16:at + min(first + count, size) * 16]))
-        if first + count > size:
-            taken += _unpack_cqes(self._cqes[at:at + (first + count - size) * 16])
-        cq[self._cq_head] = (head + count) & U32
-        return taken
 
     def peek_cqe(self) -> CQE | None:
         """The oldest CQE, taken off the queue; None when there is none. Does not wait.
@@ -647,7 +648,6 @@ class Ring(Prep, Registration):
             raise errors.timed_out("wait_cqe", timeout)
         return cqe
 
-    # -- registering, as far as it is about the ring itself; the rest is in registration.py --------
     def _register(self, opcode, arg=None, nr_args=0):
         if self._owner != get_ident():
             self._check_owner()
@@ -655,85 +655,6 @@ class Ring(Prep, Registration):
             opcode |= IORING_REGISTER_USE_REGISTERED_RING
             return syscalls.register(self._enter_fd, opcode, arg, nr_args)
         return syscalls.register(self.fd, opcode, arg, nr_args)
-
-    def enable_rings(self) -> None:
-        """Begin to take requests, after IORING_SETUP_R_DISABLED. The ring then belongs to this thread.
-
-        OSError EBADFD where it is enabled already. Linux 5.10. io_uring_enable_rings(3).
-        """
-        if self._gone:
-            raise self._unusable()
-        self._owner = get_ident()
-        self._registering("enable_rings", abi.IORING_REGISTER_ENABLE_RINGS)
-        self._disabled = False
-
-    def register_ring_fd(self) -> None:
-        """Enter the kernel by a number that is found faster than a file descriptor, in this thread alone.
-
-        Linux 5.18. io_uring_register_ring_fd(3).
-        """
-        if not self._enter_flags & IORING_ENTER_REGISTERED_RING:
-            update = bytearray(abi.RSRC_UPDATE.pack(U32, 0, self.fd))       # U32: any free number
-            self._registering("register_ring_fd", abi.IORING_REGISTER_RING_FDS, syscalls.pin(update), 1)
-            self._enter_fd, = struct.unpack_from("=I", update)
-            self._enter_flags |= IORING_ENTER_REGISTERED_RING
-
-    def unregister_ring_fd(self) -> None:
-        """Undo register_ring_fd(). ValueError where the number is all that there is of the ring."""
-        if self.fd < 0:
-            raise ValueError("this ring has no file descriptor to go back to")
-        if self._enter_flags & IORING_ENTER_REGISTERED_RING:
-            update = bytearray(abi.RSRC_UPDATE.pack(self._enter_fd, 0, 0))
-            self._registering("unregister_ring_fd", abi.IORING_UNREGISTER_RING_FDS, syscalls.pin(update), 1)
-            self._enter_fd = self.fd
-            self._enter_flags &= ~IORING_ENTER_REGISTERED_RING
-
-    def close_ring_fd(self) -> None:
-        """Close the file descriptor and keep the number of register_ring_fd(). The maps of the ring's
-        memory hold duplicates of it all the same: mmap.mmap does that.
-
-        OSError EINVAL before Linux 6.3 (IORING_FEAT_REG_REG_RING). io_uring_close_ring_fd(3).
-        """
-        if not self.features & IORING_FEAT_REG_REG_RING:
-            raise errors.os_error(EINVAL, "close_ring_fd (Linux 6.3, IORING_FEAT_REG_REG_RING)")
-        self.register_ring_fd()
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            self._layout.fd, self._layout.registered = self._enter_fd, True
-            syscalls.close(fd)
-
-    def set_iowait(self, enable_iowait: bool) -> None:
-        """Whether a wait counts as iowait, which makes the CPU's clock faster and statistics stranger.
-        It does unless told otherwise. OSError EOPNOTSUPP before Linux 6.15. io_uring_set_iowait(3).
-        """
-        if not self.features & IORING_FEAT_NO_IOWAIT:
-            raise errors.os_error(EOPNOTSUPP, "set_iowait (Linux 6.15, IORING_FEAT_NO_IOWAIT)")
-        self._enter_flags &= ~IORING_ENTER_NO_IOWAIT
-        if not enable_iowait:
-            self._enter_flags |= IORING_ENTER_NO_IOWAIT
-
-    def resize_rings(self, sq_entries: int, cq_entries: int | None = None) -> None:
-        """Give the queues other sizes; what is in them stays.
-
-        sq_entries, cq_entries   as for a new ring. OSError EOVERFLOW where what is there has no room
-        Only with DEFER_TASKRUN. Linux 6.13. io_uring_resize_rings(3).
-        """
-        check_entries("sq_entries", sq_entries, MAX_ENTRIES, None)
-        if cq_entries is not None:
-            check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, None)
-        if self._layout.memory_is_ours or not self._defer:
-            raise ValueError("resize_rings() is for rings with IORING_SETUP_DEFER_TASKRUN and without NO_MMAP")
-        fields = [sq_entries, cq_entries or 0, IORING_SETUP_CQSIZE if cq_entries else 0, *[0] * 25]
-        params = bytearray(abi.PARAMS.pack(*fields))
-        self._publish()             # the kernel moves what lies between its head and tail
-        last_sqe_flags = self._last_sqe_flags
-        self._registering("resize_rings", abi.IORING_REGISTER_RESIZE_RINGS, syscalls.pin(params), 1)
-        try:
-            self._adopt(self._layout.resized(params))
-        except BaseException:
-            self._release("lost its memory when it was resized: make a new one")
-            raise
-        self._last_sqe_flags = last_sqe_flags
 
     # -- the end ---------------------------------------------------------------------------------
     @property
@@ -759,17 +680,22 @@ class Ring(Prep, Registration):
             pass
         finally:
             # What could not be cancelled in time (or not by this thread) stays pinned for good.
+            if self._bulk:
+                _orphans.extend(self._batches)
             _orphans.extend(self._keepers.values())
             _orphans.extend(self._chain_keepers + self._unanswered)
             self._release("is closed: make a new one")
 
     def _owed(self):
         """The user_data of all that may be in flight, and perhaps of more."""
-        return {*self._inflight, *self._silent, *self._keepers}
+        bulk = self._bulk_user_data if self._bulk else ()
+        return {*self._inflight, *self._silent, *self._keepers, *bulk}
 
     def _cancel_in_flight(self):
         self._drop_unsubmitted()
-        if self._disabled:
+        if self._disabled:              # the kernel has never seen any of them
+            self._keepers.clear()
+            self._chain_keepers.clear()
             return
         if self.flags & IORING_SETUP_IOPOLL:
             return self._wait_for_iopoll()
@@ -787,7 +713,7 @@ class Ring(Prep, Registration):
             found = False
             for user_data in self._owed():
                 if not (user_data in self._inflight or user_data in self._silent
-                        or user_data in self._keepers):
+                        or user_data in self._keepers or self._bulk):
                     continue            # its last CQE came in the meantime
                 answer = self._cancel_and_wait(user_data, marker, deadline)
                 if answer is None or answer == -EACCES:     # too late; or forbidden by a restriction
@@ -796,6 +722,7 @@ class Ring(Prep, Registration):
                     found = True
                     if answer != 0:
                         time.sleep(0.001)       # -EALREADY: a worker thread is still at it
+        self._bulk = 0
         self._keepers.clear()
         self._chain_keepers.clear()
         self._unanswered.clear()
@@ -832,6 +759,7 @@ class Ring(Prep, Registration):
         self._inflight.clear()
         self._keepers.clear()
         self._registered.clear()
+        self._batches, self._bulk, self._ran = [], 0, None
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1
         self._sq = self._cq = self._sqes = self._cqes = None

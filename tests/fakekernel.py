@@ -84,6 +84,7 @@ class FakeKernel:
         """Be the kernel for the rings of this test."""
         monkeypatch.setattr("pyuring.ring.syscalls", self)
         monkeypatch.setattr("pyuring.layout.syscalls", self)
+        monkeypatch.setattr("pyuring.batch.syscalls", self)
 
     # -- what ring.py calls ----------------------------------------------------------------------------------
     def setup(self, entries, params):
