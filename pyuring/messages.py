@@ -51,6 +51,8 @@ class Msghdr:
     twice at the same time mixes up the answers. The ring keeps all of it in place until the
     request's last CQE, also if the Msghdr itself is dropped.
 
+    In a Batch each round has the room that the one before left: the sizes it wrote.
+
     After recvmsg's CQE: address, control, flags, namelen and controllen are what the kernel wrote.
     At most 1024 buffers (IOV_MAX). recvmsg(2), sendmsg(2), cmsg(3).
     """
@@ -233,4 +235,5 @@ def _zeros(what, size):
     if not 0 <= size < 1 << 31:
         raise ValueError(f"{what} {size} is outside 0..{(1 << 31) - 1}: give how many bytes there is "
                          "room for")
-    return bytearray(size)
+    # What lies behind it is for a Batch: see _check_room() in prep_sockets.py.
+    return memoryview(bytearray(max(size, 128)))[:size]

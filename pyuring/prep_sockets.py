@@ -13,20 +13,21 @@ file_index is the slot itself; the keyword `file_index` of the others, as in the
 from __future__ import annotations
 
 import sys
+from _thread import get_ident
 from errno import EINVAL
 from socket import SOCK_CLOEXEC
 
 from . import errors, syscalls
 from .abi import (
-    IORING_ACCEPT_MULTISHOT, IORING_FEAT_RECVSEND_BUNDLE, IORING_FILE_INDEX_ALLOC, IORING_OP_ACCEPT, IORING_OP_BIND,
-    IORING_OP_CONNECT, IORING_OP_LISTEN, IORING_OP_RECV, IORING_OP_RECV_ZC, IORING_OP_RECVMSG,
-    IORING_OP_SEND, IORING_OP_SEND_ZC, IORING_OP_SENDMSG, IORING_OP_SENDMSG_ZC, IORING_OP_SHUTDOWN,
-    IORING_OP_SOCKET, IORING_OP_URING_CMD, IORING_OP_URING_CMD128, IORING_RECV_MULTISHOT,
-    IORING_RECVSEND_BUNDLE, IORING_RECVSEND_FIXED_BUF, IORING_SEND_VECTORIZED, IORING_SETUP_SQE128,
-    IORING_SETUP_SQE_MIXED, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK,
-    IOSQE_IO_LINK, SOCKET_URING_OP_GETSOCKNAME, SOCKET_URING_OP_GETSOCKOPT,
-    SOCKET_URING_OP_SETSOCKOPT, SOCKET_URING_OP_SIOCINQ, SOCKET_URING_OP_SIOCOUTQ,
-    SOCKET_URING_OP_TX_TIMESTAMP, SQE,
+    IORING_ACCEPT_MULTISHOT, IORING_FEAT_RECVSEND_BUNDLE, IORING_FILE_INDEX_ALLOC, IORING_OP_ACCEPT,
+    IORING_OP_BIND, IORING_OP_CONNECT, IORING_OP_LISTEN, IORING_OP_RECV, IORING_OP_RECV_ZC,
+    IORING_OP_RECVMSG, IORING_OP_SEND, IORING_OP_SEND_ZC, IORING_OP_SENDMSG, IORING_OP_SENDMSG_ZC,
+    IORING_OP_SHUTDOWN, IORING_OP_SOCKET, IORING_OP_URING_CMD, IORING_OP_URING_CMD128,
+    IORING_RECV_MULTISHOT, IORING_RECVSEND_BUNDLE, IORING_RECVSEND_FIXED_BUF,
+    IORING_SEND_VECTORIZED, IORING_SETUP_SQE128, IORING_SETUP_SQE_MIXED, IOSQE_BUFFER_SELECT,
+    IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK, IOSQE_IO_LINK, SOCKET_URING_OP_GETSOCKNAME,
+    SOCKET_URING_OP_GETSOCKOPT, SOCKET_URING_OP_SETSOCKOPT, SOCKET_URING_OP_SIOCINQ,
+    SOCKET_URING_OP_SIOCOUTQ, SOCKET_URING_OP_TX_TIMESTAMP, SQE,
 )
 from .arguments import U32, fileno, iovecs, slot_field, sockaddr_at, some
 from .messages import Msghdr
@@ -50,8 +51,12 @@ class SocketPrep:
     # What Ring supplies: fill the next free SQE, one of 64 or of 128 bytes.
     _sqe: Callable[..., None]
     _sqe128: Callable[..., None]
-    flags: int
-    features: int
+
+    # And what a Batch does not know, as it belongs to no ring: IORING_SETUP_*, IORING_FEAT_*. The
+    # kernel meets its SQEs again and again, with what the time before has left in memory.
+    flags: int = 0
+    features: int = 0
+    _again = False
 
     # -- sockets, from the first call to the last --------------------------------------------------
     def prep_socket(self, domain: int, type: int, protocol: int = 0, flags: int = 0, *,
@@ -73,7 +78,8 @@ class SocketPrep:
 
         file_index   the slot, or IORING_FILE_INDEX_ALLOC for any free one
         CQE res: 0, with _ALLOC the slot, or -errno: -ENXIO no files are registered, -EINVAL there are
-        fewer slots, -ENFILE none is free (or there are none at all). Linux 5.19. io_uring_prep_socket_direct(3).
+        fewer slots, -ENFILE none is free (or there are none at all). Linux 5.19.
+        io_uring_prep_socket_direct(3).
         """
         self.prep_socket(domain, type, protocol, flags, user_data=user_data, sqe_flags=sqe_flags,
                          file_index=slot_field(file_index))
@@ -141,13 +147,8 @@ class SocketPrep:
         Linux 5.5. io_uring_prep_accept(3), accept(2). Decode addr with pyuring.sockaddr.unpack().
         """
         _no_cloexec(flags, file_index)
-        address, room, length, keeper = _name_at(addr, addrlen)
-        if address and room < _SOCKADDR_STORAGE and isinstance(ioprio, int) and (
-                ioprio & IORING_ACCEPT_MULTISHOT):
-            # The kernel puts the size of the peer's address into addrlen, although addr had less
-            # room, and takes that for the room when the next connection comes: it would write
-            # beyond addr (move_addr_to_user() in net/socket.c; seen on 6.18).
-            raise ValueError(f"addr has {room} bytes: a multishot accept needs {_SOCKADDR_STORAGE}")
+        again = self._again or isinstance(ioprio, int) and ioprio & IORING_ACCEPT_MULTISHOT
+        address, length, keeper = _name_at(addr, addrlen, again)
         self._sqe(IORING_OP_ACCEPT, fileno(fd), address, off=length, op_flags=flags,
                   user_data=user_data, sqe_flags=sqe_flags, ioprio=ioprio, personality=personality,
                   file_index=file_index, keeper=keeper)
@@ -233,7 +234,11 @@ class SocketPrep:
         """
         address, size, keeper = sockaddr_at(-1, dest_addr)
         addr_len = _addr_len(size)
+        if self._again:
+            raise ValueError("not in a Batch: use prep_sendto(), or the address of prep_send_zc()")
         # The one method that looks into the queue of ring.py, where _sqe() leaves things.
+        if self._owner != get_ident():
+            self._check_owner()
         if self.flags & IORING_SETUP_SQE_MIXED:
             raise ValueError("with IORING_SETUP_SQE_MIXED nobody knows where the last SQE begins: use "
                              "prep_sendto(), or the address of prep_send_zc()")
@@ -246,6 +251,8 @@ class SocketPrep:
             raise ValueError(f"the SQE filled last has opcode {opcode}: call this right after prep_send() "
                              "or prep_send_zc()")
         if not sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
+            if user_data not in self._inflight:
+                raise ValueError("the SQE filled last is a Batch's: its address is given with the batch")
             self._keepers.setdefault(user_data, []).append(keeper)
         elif sqe_flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK):
             self._chain_keepers.append(keeper)
@@ -397,7 +404,7 @@ class SocketPrep:
         which is not written to, but whose size limits it. Control data: as for prep_sendmsg.
         Linux 5.3. io_uring_prep_recvmsg(3), recvmsg(2).
         """
-        address, keeper = _message_to_receive(msg)
+        address, keeper = _message_to_receive(msg, self._again)
         self._sqe(IORING_OP_RECVMSG, fileno(fd), address, 1, op_flags=flags, user_data=user_data,
                   sqe_flags=sqe_flags, ioprio=ioprio, buf_index=buf_group, keeper=keeper)
 
@@ -518,7 +525,7 @@ class SocketPrep:
         -EOPNOTSUPP before Linux 6.19, on what is no socket, and on AF_UNIX's.
         io_uring_prep_cmd_getsockname(3).
         """
-        address, _, length, keeper = _name_at(addr, addrlen)
+        address, length, keeper = _name_at(addr, addrlen, self._again)
         self._sqe(IORING_OP_URING_CMD, fileno(fd), address,
                   off=_pair(SOCKET_URING_OP_GETSOCKNAME, 0, "cmd_op"), addr3=length,
                   file_index=peer, user_data=user_data, sqe_flags=sqe_flags, keeper=keeper)
@@ -532,8 +539,11 @@ def _no_cloexec(flags, file_index):
                          "leave SOCK_CLOEXEC out (flags=0)")
 
 
-def _name_at(addr, addrlen):
-    """Room for an address and for its length: (address, bytes, address of the length, keeper)."""
+def _name_at(addr, addrlen, again):
+    """Room for an address and for its length: (address, address of the length, keeper).
+
+    again   the kernel will write there more than once
+    """
     address, room, keeper = syscalls.writable(addr) if addr is not None else (0, 0, None)
     if addr is not None and addrlen is None:
         addrlen = bytearray(room.to_bytes(4, sys.byteorder))
@@ -544,7 +554,18 @@ def _name_at(addr, addrlen):
         limit = int.from_bytes(bytes(memoryview(addrlen).cast("B")[:4]), sys.byteorder)
         if limit > room:
             raise ValueError(f"addrlen says {limit}, and addr has {room} bytes")
-    return address, room, length, (keeper, second) if address or length else None
+        if again:
+            _check_room("addr", room)
+    return address, length, (keeper, second) if address or length else None
+
+
+def _check_room(name, size):
+    # The kernel puts the true size of an address where it found the room for it, also when there was
+    # less, and next time takes that for the room: it would write beyond (move_addr_to_user() in
+    # net/socket.c; seen on 6.18).
+    if size < _SOCKADDR_STORAGE:
+        raise ValueError(f"{name} has {size} bytes: where it is written to again and again (multishot, or "
+                         f"in a Batch), it needs {_SOCKADDR_STORAGE}")
 
 
 def _data(ring, buf, size, sqe_flags, ioprio):
@@ -553,8 +574,8 @@ def _data(ring, buf, size, sqe_flags, ioprio):
         if not ring.features & IORING_FEAT_RECVSEND_BUNDLE:
             # A kernel before 6.10 is before 6.17, too; 5.10 does not look at ioprio, takes the array
             # of iovecs for what is to be sent, and the other end gets our addresses (seen there).
-            raise errors.os_error(EINVAL, "a list of buffers (Linux 6.17, IORING_SEND_VECTORIZED; "
-                                  "prep_sendmsg() takes one on every kernel)")
+            raise errors.os_error(EINVAL, "a list of buffers (Linux 6.17, IORING_SEND_VECTORIZED, and not "
+                                  "in a Batch; prep_sendmsg() takes one everywhere)")
         if size is not None:
             raise ValueError(f"len {size} goes with one buffer: of a list, all is sent")
         address, count, keeper = iovecs(buf, False)
@@ -573,9 +594,11 @@ def _message_to_send(fd, msg):
     return msg._fill(name, iovecs(msg.iov, False), control)
 
 
-def _message_to_receive(msg):
+def _message_to_receive(msg, again):
     _check_message(msg)
     name, control = msg._to_receive()
+    if again and name[0] and not isinstance(msg.name, int):     # which has room enough
+        _check_room("name", name[1])
     return msg._fill(name, iovecs(msg.iov, True), control)
 
 

@@ -11,6 +11,7 @@ from prepbytes import (  # noqa: F401
     BIG, DATA, IN, LEN, PLACE, SIN, SIN6, UD, as_liburing, ask_liburing, exact_bytes, fake, sent,
 )
 
+from pyuring.batch import Batch
 from pyuring.messages import Msghdr
 from pyuring.prep_sockets import SocketPrep
 from pyuring.ring import Ring
@@ -489,6 +490,47 @@ def test_uring_cmd128_needs_a_ring_for_it(ring):
     with pytest.raises(ValueError, match="IORING_SETUP_SQE128"):
         ring.prep_uring_cmd128(7, 5)
     assert ring.sq_ready == 0
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+# Their SQEs are given to the kernel again and again, and it finds the sizes that it wrote itself.
+
+@pytest.mark.parametrize("fill, exception, names", [
+    (lambda b: b.prep_send(5, [DATA]), OSError, "Batch"),
+    (lambda b: (b.prep_send(5, DATA), b.prep_send_set_addr(("127.0.0.1", 1))), ValueError, "prep_sendto"),
+    (lambda b: b.prep_accept(5, bytearray(16)), ValueError, "128"),
+    (lambda b: b.prep_accept_direct(5, bytearray(127)), ValueError, "128"),
+    (lambda b: b.prep_cmd_getsockname(5, bytearray(16)), ValueError, "128"),
+    (lambda b: b.prep_recvmsg(5, Msghdr(bytearray(16))), ValueError, "128"),
+    (lambda b: b.prep_uring_cmd128(7, 5), ValueError, "64 bytes"),
+    (lambda b: b.prep_uring_cmd(7, 5, cmd=bytes(17)), ValueError, "17 bytes"),
+], ids=["list", "send_set_addr", "accept", "accept_direct", "getsockname", "recvmsg", "uring_cmd128", "uring_cmd"])
+def test_what_a_batch_cannot_have_is_refused_by_name(fill, exception, names):
+    batch = Batch()
+    with pytest.raises(exception, match=names):
+        fill(batch)
+    assert len(batch) == (1 if "sendto" in names else 0)
+
+
+def test_what_a_batch_can_have(fake, ring):
+    batch = Batch()
+    batch.prep_accept(5, ROOM, user_data=1)
+    batch.prep_accept(5, None, user_data=2)
+    batch.prep_recvmsg(5, Msghdr(16, [IN]), user_data=3)        # whose room has more behind it
+    batch.prep_recvmsg(5, Msghdr(bytearray(128)), user_data=4)
+    ring.push(batch)
+    assert ring.submit() == 4
+    assert [sqe["user_data"] for sqe in fake.submitted] == [1, 2, 3, 4]
+    batch = Batch()
+    batch.prep_cmd_getsockname(5, ROOM, user_data=5)
+    batch.prep_uring_cmd(7, 5, cmd=bytes(16), user_data=6)
+    batch.prep_sendto(5, DATA, address="/run/x", user_data=7)
+    ring.push(batch)
+    with pytest.raises(ValueError, match="a Batch's"):
+        ring.prep_send_set_addr("/run/y")
+    ring.submit()
+    fake.complete(*[(n, 0, 0) for n in range(1, 8)])
+    ring.reap()
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

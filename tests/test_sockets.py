@@ -20,6 +20,7 @@ import weakref
 import pytest
 
 from pyuring import abi, syscalls
+from pyuring.batch import Batch
 from pyuring.messages import Msghdr, recvmsg_out
 from pyuring.ring import CQE, Ring
 from pyuring.sockaddr import SockAddr, pack, unpack
@@ -700,6 +701,19 @@ def test_one_msghdr_can_be_sent_and_received_again_and_again(ring, udp):
             assert back.address == udp[0].getsockname()
             assert data.startswith(b"again")
     assert out.address == udp[1].getsockname()
+
+
+def test_a_batch_may_receive_addresses_that_are_longer_than_the_room_for_them(ring, udp):
+    """The second time the kernel takes 16 for the room, as that is what it wrote there itself."""
+    batch, msg = Batch(), Msghdr(6, [bytearray(1)])
+    batch.prep_recvmsg(udp[1], msg)
+    memory = msg._name_room.obj
+    assert len(memory) == 128
+    for written in (6, 16):
+        udp[0].sendto(b"x", udp[1].getsockname())
+        assert [cqe[1] for cqe in ring.run(batch)] == [1]
+        assert bytes(memory[:written]) == pack(socket.AF_INET, udp[0].getsockname())[:written]
+        assert not any(memory[written:])
 
 
 def test_recvmsg_puts_its_data_into_a_provided_buffer(ring, udp):
