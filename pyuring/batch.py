@@ -59,6 +59,8 @@ class Batch(Prep):
 
     __slots__ = ("_sqes", "_user_data", "_keepers", "_opcodes")
 
+    _again = True           # for prep_sockets.py: the kernel meets these SQEs more than once
+
     def __init__(self) -> None:
         self._sqes = bytearray()
         self._user_data: set[int] = set()

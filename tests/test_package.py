@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pyuring"
 FLOORS = {
     "abi": 0, "errors": 0, "machine": 0,
     "sockaddr": 1, "syscalls": 1, "host": 1,
-    "arguments": 2, "structs": 2,
+    "arguments": 2, "messages": 2, "structs": 2,
     "prep_files": 3, "prep_sockets": 3, "registration": 3, "layout": 3,
     "prep": 4, "ring_fd": 4,
     "batch": 5,
