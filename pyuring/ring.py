@@ -149,7 +149,7 @@ class Ring(Prep, Registration):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
-        self._registered: dict[str, object] = {}        # keepers of what registration.py registered
+        self._registered: dict = {}             # keepers of what resources.py registered
         if flags is not None:
             check_flags(flags)
         check_entries("entries", entries, MAX_ENTRIES, flags)
@@ -761,6 +761,8 @@ class Ring(Prep, Registration):
             # What could not be cancelled in time (or not by this thread) stays pinned for good.
             _orphans.extend(self._keepers.values())
             _orphans.extend(self._chain_keepers + self._unanswered)
+            if self._owed():
+                _orphans.extend(self._registered_memory())
             self._release("is closed: make a new one")
 
     def _owed(self):
@@ -796,9 +798,8 @@ class Ring(Prep, Registration):
                     found = True
                     if answer != 0:
                         time.sleep(0.001)       # -EALREADY: a worker thread is still at it
-        self._keepers.clear()
-        self._chain_keepers.clear()
-        self._unanswered.clear()
+        for owed in self._inflight, self._silent, self._keepers, self._chain_keepers, self._unanswered:
+            owed.clear()
 
     def _wait_for_iopoll(self):
         # There is nothing to cancel with here (only reads and writes are polled for), and a disk does
@@ -831,7 +832,7 @@ class Ring(Prep, Registration):
         _rings.pop(id(self), None)
         self._inflight.clear()
         self._keepers.clear()
-        self._registered.clear()
+        self._forget_registered()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1
         self._sq = self._cq = self._sqes = self._cqes = None

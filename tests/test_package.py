@@ -25,10 +25,10 @@ FLOORS = {
     "abi": 0, "errors": 0, "machine": 0,
     "sockaddr": 1, "syscalls": 1, "host": 1,
     "arguments": 2,
-    "prep_files": 3, "prep_sockets": 3, "registration": 3,
-    "prep": 4, "layout": 4,
+    "prep_files": 3, "prep_sockets": 3, "resources": 3,
+    "prep": 4, "layout": 4, "registration": 4,
     "ring": 5, "eras": 5, "examine": 5,
-    "capabilities": 6, "driver": 6,
+    "capabilities": 6, "driver": 6, "registered": 6,
     "client": 7,
     "many": 8, "targets": 8, "report": 8,
     "cli": 9, "__main__": 9,
@@ -227,7 +227,8 @@ def test_every_public_function_has_a_docstring(name):
 
 # Parameters whose value is "any buffer", "any address", "a socket or its fd", "seconds or a Timespec":
 # what they may be stands in prep.py's docstring, and no annotation says it better.
-ANY = {"fd", "sockfd", "dfd", "address", "addr", "addrlen", "buf", "path", "ts", "exc_info"}
+ANY = {"fd", "sockfd", "dfd", "address", "addr", "addrlen", "buf", "path", "ts", "exc_info", "ring_addr", "memory",
+       "area"}
 
 
 def _public_signatures():
