@@ -73,8 +73,9 @@ class Registration(Resources):
         self._registering("register_eventfd", abi.IORING_REGISTER_EVENTFD, _one_fd(fd), 1)
 
     def register_eventfd_async(self, fd) -> None:
-        """As register_eventfd(), only for completions of requests that did not end while they were
-        submitted. Linux 5.6. io_uring_register_eventfd_async(3).
+        """As register_eventfd(), only for completions that a worker thread brought about: what ended while
+        it was submitted, or when polling found it ready, is not told (io_eventfd_signal() in
+        io_uring/eventfd.c). Linux 5.6. io_uring_register_eventfd_async(3).
         """
         self._registering("register_eventfd_async", abi.IORING_REGISTER_EVENTFD_ASYNC, _one_fd(fd), 1)
 
@@ -126,9 +127,9 @@ class Registration(Resources):
 
     # -- worker threads --------------------------------------------------------------------------------
     def register_iowq_aff(self, cpus: Iterable[int]) -> None:
-        """Let the worker threads of this thread's rings run on these CPUs only.
+        """Let the worker threads that this thread's rings make from now on run on these CPUs only.
 
-        OSError EINVAL where none of them is allowed (Linux 6.8; before, that passed).
+        CPUs that there are not count for nothing, without an error (measured on 6.18).
         Linux 5.14. io_uring_register_iowq_aff(3).
         """
         cpus = list(cpus)

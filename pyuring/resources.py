@@ -88,6 +88,7 @@ class Resources:
     _owed: Callable[[], set]
     _registered: dict
     _inflight: dict[int, int]
+    _silent: set[int]
     _keepers: dict[int, list]
     fd: int
 
@@ -139,7 +140,11 @@ class Resources:
 
     def _retire(self, keepers):
         """Let go of what was unregistered, as soon as nothing that was in flight then is."""
-        owed = self._owed()
+        live: dict[int, int] = {}       # tags of buffers that are registered: no requests
+        for _, tag in self._registered.get("buffers", ()):
+            live[tag] = live.get(tag, 0) + 1
+        owed = {user_data for user_data in self._owed()
+                if user_data in self._silent or self._inflight.get(user_data, 1) > live.get(user_data, 0)}
         retired = [(theirs & owed, kept) for theirs, kept in self._registered.get("retired", ())]
         retired.append((owed, keepers))
         self._registered["retired"] = [(theirs, kept) for theirs, kept in retired if theirs and kept]
@@ -148,8 +153,8 @@ class Resources:
         """Slots from `off` on have these (keeper, tag) now, as _pinning() has made sure."""
         table = self._registered.setdefault("buffers", [])
         table.extend([(None, 0)] * (off + len(entries) - len(table)))
-        old, table[off:off + len(entries)] = table[off:off + len(entries)], entries
-        self._retire([keeper for keeper, tag in old if keeper is not None and not tag])
+        self._retire([keeper for keeper, tag in table[off:off + len(entries)] if keeper is not None and not tag])
+        table[off:off + len(entries)] = entries
         self._settle()
 
     def _registered_memory(self):

@@ -771,9 +771,7 @@ class Ring(Prep, Registration):
 
     def _cancel_in_flight(self):
         self._drop_unsubmitted()
-        if self._disabled:
-            return
-        if self.flags & IORING_SETUP_IOPOLL:
+        if self.flags & IORING_SETUP_IOPOLL and not self._disabled:
             return self._wait_for_iopoll()
         marker = U64
         owed = self._owed()
@@ -784,7 +782,7 @@ class Ring(Prep, Registration):
         # that an interrupted reap() lost. A request that waits for its turn in a chain can't be
         # found (-ENOENT) and may begin while we cancel others. So round after round, until one
         # finds nothing at all.
-        found = True
+        found = not self._disabled      # then nothing was ever handed over
         while found:
             found = False
             for user_data in self._owed():
