@@ -498,7 +498,7 @@ def test_a_request_is_made_by_its_personality(ring, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("secret")
     secret.chmod(0o600)
-    for directory in (tmp_path, *tmp_path.parents[:-1]):
+    for directory in (tmp_path, *list(tmp_path.parents)[:-1]):
         os.chmod(directory, os.stat(directory).st_mode | 0o111)
     me = ring.register_personality()
     os.seteuid(65534)
