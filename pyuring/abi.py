@@ -471,9 +471,18 @@ assert QUERY_HDR.size == 40
 QUERY_OPCODE = Struct("=IIQQQQI4x")
 assert QUERY_OPCODE.size == 48
 
+# struct io_uring_query_zcrx: register_flags (ZCRX_REG_*), area_flags (IORING_ZCRX_AREA_*), nr_ctrl_opcodes,
+# features (ZCRX_FEATURE_*), rq_hdr_size, rq_hdr_alignment
+QUERY_ZCRX = Struct("=QQIIII8x")
+assert QUERY_ZCRX.size == 40
+
+# struct io_uring_query_scq: hdr_size, hdr_alignment
+QUERY_SCQ = Struct("=QQ")
+assert QUERY_SCQ.size == 16
+
 IO_URING_QUERY_OPCODES = 0  # 6.18  query_op; query_data points to a QUERY_OPCODE
-IO_URING_QUERY_ZCRX    = 1  #       zero-copy receive
-IO_URING_QUERY_SCQ     = 2  #       sizes of the ring headers
+IO_URING_QUERY_ZCRX    = 1  #       zero-copy receive: a QUERY_ZCRX
+IO_URING_QUERY_SCQ     = 2  #       sizes of the ring headers: a QUERY_SCQ
 
 # struct io_uring_sync_cancel_reg: addr (the user_data), fd, flags (IORING_ASYNC_CANCEL_*),
 # timeout.tv_sec, timeout.tv_nsec (-1, -1: none), opcode (6.6, for IORING_ASYNC_CANCEL_OP)
@@ -562,6 +571,50 @@ MEM_REGION_REG = Struct("=QQ16x")
 assert MEM_REGION_REG.size == 32
 
 IORING_MEM_REGION_REG_WAIT_ARG = 1  # 6.13  in flags: the region holds REG_WAITs
+
+# ---- zero-copy receive ----
+
+# struct io_uring_zcrx_ifq_reg: if_idx, if_rxq, rq_entries, flags (ZCRX_REG_*), area_ptr (address of a
+# ZCRX_AREA_REG), region_ptr (address of a REGION_DESC), then out: offsets.head, offsets.tail, offsets.rqes
+# (where these lie in the region), zcrx_id; rx_buf_len (in)
+ZCRX_IFQ_REG = Struct("=IIIIQQIII20xII24x")
+assert ZCRX_IFQ_REG.size == 96
+
+# struct io_uring_zcrx_area_reg: addr, len, rq_area_token (out), flags, dmabuf_fd
+ZCRX_AREA_REG = Struct("=QQQII16x")
+assert ZCRX_AREA_REG.size == 48
+
+# struct io_uring_zcrx_rqe: off, len. An entry of the refill queue: a buffer that goes back to the card.
+ZCRX_RQE = Struct("=QI4x")
+assert ZCRX_RQE.size == 16
+
+# struct zcrx_ctrl: zcrx_id, op, zc_export.zcrx_fd (out)
+ZCRX_CTRL = Struct("=II16xI44x")
+assert ZCRX_CTRL.size == 72
+
+IORING_ZCRX_AREA_SHIFT  = 48      # 6.15  off >> this: the area
+IORING_ZCRX_AREA_DMABUF = 1       # 6.16  in flags of an area: its memory is dmabuf_fd's
+
+ZCRX_REG_IMPORT = 1 << 0  #       share what another ring exported
+ZCRX_REG_NODEV  = 1 << 1  #       no network card: everything is copied
+
+ZCRX_FEATURE_RX_PAGE_SIZE = 1 << 0  #       rx_buf_len is understood
+
+ZCRX_CTRL_FLUSH_RQ = 0  # 6.19  take what is in the refill queue, now
+ZCRX_CTRL_EXPORT   = 1  # 6.19  make an fd that other rings can import
+
+# ---- filters ----
+
+# struct io_uring_bpf: cmd_type, cmd_flags, filter.opcode, filter.flags, filter.filter_len (instructions),
+# filter.pdu_size (what the filter expects; the kernel's own value comes back with EMSGSIZE),
+# filter.filter_ptr (address of struct sock_filter[])
+BPF = Struct("=HH4xIIIB3xQ40x")
+assert BPF.size == 72
+
+IO_URING_BPF_CMD_FILTER = 1  # 7.0   cmd_type
+
+IO_URING_BPF_FILTER_DENY_REST = 1  # 7.0   opcodes without a filter are denied
+IO_URING_BPF_FILTER_SZ_STRICT = 2  #       pdu_size must be the kernel's
 
 # ========================================================================================== the opcode table
 # One row an opcode, so that OPCODES[n].number == n.

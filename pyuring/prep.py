@@ -25,10 +25,11 @@ numbers, and _sqe() is Ring's.
 """
 from __future__ import annotations
 
+from . import syscalls
 from .abi import (
     IORING_ASYNC_CANCEL_FD, IORING_OP_ASYNC_CANCEL, IORING_OP_LINK_TIMEOUT, IORING_OP_NOP,
-    IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
-    IORING_POLL_ADD_MULTI, IORING_TIMEOUT_UPDATE,
+    IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_PROVIDE_BUFFERS, IORING_OP_REMOVE_BUFFERS,
+    IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE, IORING_POLL_ADD_MULTI, IORING_TIMEOUT_UPDATE,
 )
 from .arguments import fileno, poll32, timespec_at
 from .prep_files import FilePrep
@@ -39,6 +40,8 @@ class Prep(FilePrep, SocketPrep):
     """The prep_* methods of a Ring. See the head of prep.py for what their arguments may be."""
 
     __slots__ = ()
+
+    _registered: dict                   # what Ring supplies: room for keepers
 
     def prep_nop(self, *, user_data: int = 0, sqe_flags: int = 0) -> None:
         """Do nothing, and say so. CQE res: 0. Linux 5.1. io_uring_prep_nop(3)."""
@@ -158,3 +161,43 @@ class Prep(FilePrep, SocketPrep):
         """
         self._sqe(IORING_OP_ASYNC_CANCEL, fileno(fd), op_flags=flags | IORING_ASYNC_CANCEL_FD,
                   user_data=user_data, sqe_flags=sqe_flags)
+
+    # -- provided buffers ------------------------------------------------------------------------
+    def prep_provide_buffers(self, buf, len: int, nr: int, bgid: int, bid: int = 0, *,
+                             user_data: int = 0, sqe_flags: int = 0) -> None:
+        """Give `nr` buffers to a group, from which requests with IOSQE_BUFFER_SELECT then take one:
+        the way it was before buffer rings, which are better (registered.BufferRing).
+
+        buf    writable buffer of nr * len bytes: all of them, one behind the other. Neither CQEs nor
+               prep_remove_buffers() tell which are out of use, so the ring keeps it until it is closed
+        len    bytes of each, nr 1 to 65535
+        bgid   the group; bid is the number of the first, the others follow
+        CQE res: 0, -EINVAL where the group is a buffer ring, -ENOMEM, -E2BIG; before Linux 5.19
+        perhaps more than 0. Linux 5.7. io_uring_prep_provide_buffers(3).
+        """
+        address, size, keeper = syscalls.writable(buf)
+        if not isinstance(len, int) or not isinstance(nr, int):
+            raise TypeError(f"len {len!r} and nr {nr!r} are two ints: bytes of each buffer, and how many")
+        if len < 1 or nr < 1 or len * nr > size:
+            raise ValueError(f"{nr} buffers of {len} bytes are outside the buffer of {size} bytes")
+        # lifetime   The kernel remembers the address long after the CQE. The same memory is given again
+        #            and again, buffer by buffer: once in `kept` is enough.
+        kept = self._registered.setdefault(("provided", bgid), {})
+        new = kept.setdefault((address, size), keeper) is keeper
+        try:
+            self._sqe(IORING_OP_PROVIDE_BUFFERS, nr, address, len, bid, user_data=user_data,
+                      sqe_flags=sqe_flags, buf_index=bgid)
+        except Exception:
+            if new:
+                del kept[address, size]
+            raise
+
+    def prep_remove_buffers(self, nr: int, bgid: int, *, user_data: int = 0,
+                            sqe_flags: int = 0) -> None:
+        """Take up to `nr` buffers out of a group of prep_provide_buffers(). CQE res: how many were,
+        -ENOENT where there is no such group, -EINVAL where it is a buffer ring.
+
+        Linux 5.7. io_uring_prep_remove_buffers(3).
+        """
+        self._sqe(IORING_OP_REMOVE_BUFFERS, nr, user_data=user_data, sqe_flags=sqe_flags,
+                  buf_index=bgid)

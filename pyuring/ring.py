@@ -149,7 +149,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
-        self._registered: dict[str, object] = {}        # keepers of what registration.py registered
+        self._registered: dict = {}             # keepers of what resources.py registered
         # Batches: CQEs that are still to come for them, themselves, and all user_data in them.
         self._bulk = 0
         self._batches: list[Batch] = []
@@ -684,6 +684,8 @@ class Ring(Prep, Registration, RingFd, Bulk):
                 _orphans.extend(self._batches)
             _orphans.extend(self._keepers.values())
             _orphans.extend(self._chain_keepers + self._unanswered)
+            if self._owed():
+                _orphans.extend(self._registered_memory())
             self._release("is closed: make a new one")
 
     def _owed(self):
@@ -693,11 +695,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
 
     def _cancel_in_flight(self):
         self._drop_unsubmitted()
-        if self._disabled:              # the kernel has never seen any of them
-            self._keepers.clear()
-            self._chain_keepers.clear()
-            return
-        if self.flags & IORING_SETUP_IOPOLL:
+        if self.flags & IORING_SETUP_IOPOLL and not self._disabled:
             return self._wait_for_iopoll()
         marker = U64
         owed = self._owed()
@@ -708,7 +706,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         # that an interrupted reap() lost. A request that waits for its turn in a chain can't be
         # found (-ENOENT) and may begin while we cancel others. So round after round, until one
         # finds nothing at all.
-        found = True
+        found = not self._disabled      # then nothing was ever handed over
         while found:
             found = False
             for user_data in self._owed():
@@ -723,9 +721,8 @@ class Ring(Prep, Registration, RingFd, Bulk):
                     if answer != 0:
                         time.sleep(0.001)       # -EALREADY: a worker thread is still at it
         self._bulk = 0
-        self._keepers.clear()
-        self._chain_keepers.clear()
-        self._unanswered.clear()
+        for owed in self._inflight, self._silent, self._keepers, self._chain_keepers, self._unanswered:
+            owed.clear()
 
     def _wait_for_iopoll(self):
         # There is nothing to cancel with here (only reads and writes are polled for), and a disk does
@@ -758,7 +755,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         _rings.pop(id(self), None)
         self._inflight.clear()
         self._keepers.clear()
-        self._registered.clear()
+        self._forget_registered()
         self._batches, self._bulk, self._ran = [], 0, None
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1

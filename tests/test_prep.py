@@ -79,6 +79,14 @@ CASES = {
         lambda r: r.prep_cancel_fd(5, 1, user_data=3),
         {"opcode": 14, "fd": 5, "op_flags": 3, "user_data": 3}, {},
         "io_uring_prep_cancel_fd(s, 5, 1); s->user_data = 3"),
+    "provide_buffers": (
+        lambda r: r.prep_provide_buffers(IN, 5, 2, 0xABCD, 7, user_data=UD),
+        {"opcode": 31, "fd": 2, "len": 5, "off": 7, "buf_index": 0xABCD, "user_data": UD}, {"addr": bytes(IN)},
+        "io_uring_prep_provide_buffers(s, p, 5, 2, 0xabcd, 7); s->user_data = UD"),
+    "remove_buffers": (
+        lambda r: r.prep_remove_buffers(2, 0xABCD, user_data=UD),
+        {"opcode": 32, "fd": 2, "buf_index": 0xABCD, "user_data": UD}, {},
+        "io_uring_prep_remove_buffers(s, 2, 0xabcd); s->user_data = UD"),
 }
 
 
@@ -315,6 +323,13 @@ BAD = {
     "port a str": (lambda r: r.prep_connect(5, ("127.0.0.1", "80")), TypeError, "80"),
     "a host name": (lambda r: r.prep_connect(5, ("localhost", 80)), ValueError, "localhost"),
     "a host name, IPv6": (lambda r: r.prep_connect(5, ("localhost", 80, 0, 0)), ValueError, "localhost"),
+    "provide_buffers beyond the buffer": (lambda r: r.prep_provide_buffers(bytearray(9), 5, 2, 1), ValueError,
+                                          "2 buffers of 5 bytes"),
+    "provide_buffers of 0 bytes": (lambda r: r.prep_provide_buffers(bytearray(9), 0, 2, 1), ValueError, "0 bytes"),
+    "provide_buffers read-only": (lambda r: r.prep_provide_buffers(b"123", 3, 1, 1), TypeError, "bytes is read-only"),
+    "provide_buffers, group 65536": (lambda r: r.prep_provide_buffers(bytearray(9), 3, 3, 65536), ValueError,
+                                     "buf_index 65536"),
+    "remove_buffers, group -1": (lambda r: r.prep_remove_buffers(1, -1), ValueError, "buf_index -1"),
     "no port": (lambda r: r.prep_connect(5, ("127.0.0.1",)), TypeError, "127.0.0.1"),
     "address None": (lambda r: r.prep_connect(5, None), TypeError, "None"),
     "unix path too long": (lambda r: r.prep_connect(5, "/" + "x" * 107), ValueError, "108"),
@@ -341,7 +356,22 @@ def test_a_refused_buffer_is_not_kept(ring):
         ring.prep_recv(5, buffer, 5)
     with pytest.raises(ValueError):
         ring.prep_recv(5, buffer, user_data=-1)
+    with pytest.raises(ValueError):
+        ring.prep_provide_buffers(buffer, 4, 1, 65536)
     buffer += b"may grow"
+
+
+def test_memory_that_is_provided_again_and_again_is_kept_once(ring):
+    memory = bytearray(64)
+    for _ in range(2):
+        ring.prep_provide_buffers(memory, 16, 4, 1)
+        ring.prep_provide_buffers(memoryview(memory)[16:32], 16, 1, 1)
+        ring._drop_unsubmitted()
+    assert len(ring._registered["provided", 1]) == 2
+    with pytest.raises(BufferError):
+        memory.append(0)
+    ring.close()
+    memory.append(0)
 
 
 def test_a_buffer_beyond_32_bits_is_refused(tmp_path, ring):
