@@ -17,11 +17,12 @@ from .machine import ConnectMachine, ConnectStateError
 from .many import Outcome, connect_many
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
+from .waiting import EpollEvents, FutexWaitv, Siginfo
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
-    "Ring", "RingUnavailable", "SockAddr", "SubmissionQueueFull", "Timespec", "connect",
-    "connect_many", "create_connection", "probe",
+    "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "EpollEvents",
+    "FutexWaitv", "Outcome", "Ring", "RingUnavailable", "Siginfo", "SockAddr", "SubmissionQueueFull",
+    "Timespec", "connect", "connect_many", "create_connection", "probe",
 ]

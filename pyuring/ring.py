@@ -43,7 +43,7 @@ import struct
 import time
 from _thread import TIMEOUT_MAX, get_ident
 from _weakref import ref
-from collections import namedtuple
+from collections import deque, namedtuple
 from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
 
 from . import abi, errors, host, syscalls
@@ -119,7 +119,7 @@ class Ring(Prep, Registration):
         "_owner", "_gone", "_maps", "_views", "_sq", "_sq_head", "_sq_tail", "_sq_flags",
         "_sq_mask", "_sqes", "_sqe_tail", "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail",
         "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_silent",
-        "_unanswered", "_registered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
+        "_unanswered", "_expected", "_registered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
@@ -136,6 +136,7 @@ class Ring(Prep, Registration):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
+        self._expected: deque[tuple[int, int]] = deque()    # messages on their way: see _expect()
         self._registered: dict[str, object] = {}        # keepers of what registration.py registered
         if flags is not None and not isinstance(flags, int):
             raise TypeError(f"flags {flags!r} is not an int: give IORING_SETUP_*, or None")
@@ -465,8 +466,31 @@ class Ring(Prep, Registration):
         self._account(taken)
         return taken
 
+    def _expect(self, user_data, count=1):
+        """A message (IORING_OP_MSG_RING) with this user_data is on its way to this ring; with -1, is
+        not after all. For any thread: one append, and the owner reads it in _account().
+
+        Such a CQE answers no request of ours. Where one in flight has the same user_data, it would
+        otherwise be taken for that one's last, and memory be let go that the kernel may write to.
+        """
+        self._expected.append((user_data, count))
+
+    def _count_expected(self):
+        # After the CQEs have been copied out: who sent one of them had called _expect() before.
+        inflight, expected = self._inflight, self._expected
+        while expected:
+            user_data, count = expected.popleft()
+            left = inflight.get(user_data, 0) + count
+            if left > 0:
+                inflight[user_data] = left
+            else:
+                self._keepers.pop(user_data, None)
+                inflight.pop(user_data, None)
+
     def _account(self, taken):
         """Let go of what the requests that these CQEs answer had pinned."""
+        if self._expected:
+            self._count_expected()
         inflight, silent = self._inflight, self._silent
         # A CQE whose user_data a request without CQE has too may tell of that one's failure.
         for user_data, _, flags in (taken if not silent else
@@ -565,6 +589,7 @@ class Ring(Prep, Registration):
 
     def _owed(self):
         """The user_data of all that may be in flight, and perhaps of more."""
+        self._count_expected()
         return {*self._inflight, *self._silent, *self._keepers}
 
     def _cancel_in_flight(self):
@@ -619,6 +644,7 @@ class Ring(Prep, Registration):
         _rings.pop(id(self), None)
         self._inflight.clear()
         self._keepers.clear()
+        self._expected.clear()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         for view in self._views:
             view.release()
