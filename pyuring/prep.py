@@ -175,9 +175,9 @@ class Prep(FilePrep, SocketPrep):
 
         flags   as for prep_timeout
         CQE res: -ETIME when it fired (that request then answers -ECANCELED, or -EINTR from a
-        worker thread), -ECANCELED when the request was done in time; -ENOENT or -EALREADY when it
-        fired too late. Its CQE may come before the other's. Linux 5.5.
-        io_uring_prep_link_timeout(3).
+        worker thread), or 1 where that was a futex's or waitid's (measured on 6.18); -ECANCELED when
+        the request was done in time; -ENOENT or -EALREADY when it fired too late. Its CQE may come
+        before the other's. Linux 5.5. io_uring_prep_link_timeout(3).
         """
         address, keeper = _time_at(ts, flags)
         self._sqe(IORING_OP_LINK_TIMEOUT, -1, address, 1, op_flags=flags, user_data=user_data,
@@ -190,9 +190,10 @@ class Prep(FilePrep, SocketPrep):
 
         flags   IORING_ASYNC_CANCEL_ALL: every one that matches (Linux 5.19); _ANY: any request
                 (5.19); _FD, _OP, ...: see prep_cancel_fd and io_uring_prep_cancel(3)
-        CQE res: 0, or with _ALL and _ANY how many; -ENOENT none found; -EALREADY found, and too
-        far along to be stopped at once. The request answers for itself: -ECANCELED, -EINTR, or
-        its own result. Cancelled is not finished: what it uses stays in use until that CQE.
+        CQE res: 0, or with _ALL and _ANY how many (for futexes and waitid always: 1, measured on
+        6.18); -ENOENT none found; -EALREADY found, and too far along to be stopped at once. The
+        request answers for itself: -ECANCELED, -EINTR, or its own result. Cancelled is not finished:
+        what it uses stays in use until that CQE.
         Linux 5.5. io_uring_prep_cancel(3), io_uring_cancelation(7).
         """
         self._sqe(IORING_OP_ASYNC_CANCEL, -1, target, op_flags=flags, user_data=user_data,
@@ -213,16 +214,17 @@ class Prep(FilePrep, SocketPrep):
     # -- messages between rings ------------------------------------------------------------------
     # A message's CQE bears a user_data that the sender chose. Should a request in flight in the other
     # ring have the same, its CQE and the message's can't be told apart: so the receiving Ring is told
-    # beforehand (_expect()), and keeps that request's memory until both have come. A message that is
-    # sent to a number (an fd, a slot) arrives unannounced: choose a user_data that is not in use there.
+    # beforehand (_expect()), and keeps that request's memory until both have come; should the message
+    # fail, until it is closed. A message to a number (an fd) arrives unannounced. Rings are never in
+    # slots: the kernel refuses to register one (-EBADF, measured on 6.18).
 
     def prep_msg_ring(self, fd, len: int, data: int, flags: int = 0, *, user_data: int = 0,
                       sqe_flags: int = 0) -> None:
         """Post a CQE to another ring, or to this one: CQE(user_data=data, res=len, flags=0) there.
 
-        fd       the other Ring, or its fd (or slot, with IOSQE_FIXED_FILE), also of another process.
-                 Of a Ring of this process it may be in flight there; else it must not be
-        len      -2**31 to 2**31 - 1 (or what is the same unsigned)
+        fd       the other Ring, or its fd, which may be another process's
+        len      -2**31 to 2**31 - 1, or the same unsigned
+        data     u64. Where fd is a Ring it may be that of a request in flight there; else it must not
         flags    must be 0, see prep_msg_ring_cqe_flags
         CQE res here: 0; -EBADFD where fd is no ring, or a disabled one; -EOVERFLOW where the CQ there
         is full and no memory left. Under DEFER_TASKRUN the other ring shows it once its owner enters.

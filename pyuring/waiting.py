@@ -96,6 +96,8 @@ class Siginfo(bytearray):
         return (f"Siginfo(si_pid={self.si_pid}, si_uid={self.si_uid}, si_signo={self.si_signo}, "
                 f"si_status={self.si_status}, si_code={self.si_code})")
 
+    __str__ = __repr__
+
 
 class EpollEvents(bytearray):
     """Room for `maxevents` events of prep_epoll_wait(); fds(cqe.res) or data(cqe.res) then gives them."""
@@ -121,6 +123,8 @@ class EpollEvents(bytearray):
 
     def __repr__(self):
         return f"<pyuring.EpollEvents room for {len(self) // EPOLL_EVENT.size}>"
+
+    __str__ = __repr__
 
 
 # -- for prep.py -------------------------------------------------------------------------------------
