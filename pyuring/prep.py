@@ -302,7 +302,8 @@ class Prep(FilePrep, SocketPrep):
         futex_flags   FUTEX2_*: the size, which must be U32 so far, and FUTEX2_PRIVATE if the waker
                       says so too
         flags         must be 0
-        CQE res: 0 woken; -EAGAIN; -ECANCELED. There is no time limit: link prep_link_timeout() to it.
+        CQE res: 0 woken; -EAGAIN; -ECANCELED, which is no failure for a chain: what is linked to it
+        runs (measured on 6.18). There is no time limit: link prep_link_timeout() to it.
         Linux 6.7. io_uring_prep_futex_wait(3), futex(2).
         """
         address, keeper = futex_at(futex, futex_flags)
