@@ -74,7 +74,7 @@ def _take_driver():
     """This thread's driver, for one connect alone: _run() puts it back. A signal handler that
     connects while it interrupts another connect finds none and makes its own."""
     driver = vars(_local).pop("driver", None)
-    if driver is None or driver.ring.fd < 0:        # closed by a fork
+    if driver is None or driver.ring.closed:        # closed by a fork
         driver = _ThreadDriver(_make_ring(_RING_ENTRIES))
     return driver
 

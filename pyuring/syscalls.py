@@ -147,6 +147,11 @@ def pin(buffer: bytearray):
     return byref(c_char.from_buffer(buffer))
 
 
+def offset(number: int):
+    """A number as an argument for enter(), where the kernel takes it for a place in registered memory."""
+    return c_size_t(number)
+
+
 # -- ordering ------------------------------------------------------------------------------------
 def fence() -> None:
     """A full memory barrier, as near as plain Python comes to one.

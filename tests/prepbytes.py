@@ -69,7 +69,7 @@ DATA = b"twelve bytes"
 @pytest.fixture
 def fake(monkeypatch):
     kernel = FakeKernel()
-    monkeypatch.setattr("pyuring.ring.syscalls", kernel)
+    kernel.install(monkeypatch)
     return kernel
 
 

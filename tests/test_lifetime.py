@@ -12,11 +12,11 @@ import struct
 import threading
 
 import pytest
-from fakekernel import FakeKernel
 from lifetimes import (  # noqa: F401
     LONG, MODES, MORE, PATHS, TIDY, UD, Flight, SpyRing, Weak, World, close, fly, hostile, request,
 )
 from onkernel import known, needs
+from prepbytes import fake  # noqa: F401
 
 from pyuring import abi
 from pyuring.errors import SubmissionQueueFull
@@ -190,17 +190,10 @@ class Hoarder(SpyRing):
         super()._account(taken)
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    """A kernel that does not touch the memory it is shown: else this would be a crash now and then."""
-    kernel = FakeKernel()
-    monkeypatch.setattr("pyuring.ring.syscalls", kernel)
-    return kernel
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_ring_that_keeps_no_memory_is_found_out(name, mode, fake, hostile):
+    """With a kernel that does not touch the memory it is shown: else this would be a crash now and then."""
     with World() as world, Forgetful(8) as ring:
         flight = Flight(ring, REQUESTS[name], mode, world)
         assert flight.token() is not None

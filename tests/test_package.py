@@ -26,7 +26,7 @@ FLOORS = {
     "sockaddr": 1, "syscalls": 1, "host": 1,
     "arguments": 2, "waiting": 2,
     "prep_files": 3, "prep_sockets": 3, "registration": 3,
-    "prep": 4,
+    "prep": 4, "layout": 4,
     "ring": 5, "eras": 5, "examine": 5,
     "capabilities": 6, "driver": 6,
     "client": 7,
