@@ -16,14 +16,16 @@ from .client import connect, create_connection
 from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
 from .machine import ConnectMachine, ConnectStateError
 from .many import Outcome, connect_many
+from .messages import Msghdr
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
 from .structs import OpenHow, Statx
+from .waiting import EpollEvents, FutexWaitv, Siginfo
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "OpenHow",
-    "Outcome", "Ring", "RingUnavailable", "SockAddr", "Statx", "SubmissionQueueFull", "Timespec",
-    "connect", "connect_many", "create_connection", "probe",
+    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "EpollEvents",
+    "FutexWaitv", "Msghdr", "OpenHow", "Outcome", "Ring", "RingUnavailable", "Siginfo", "SockAddr", "Statx",
+    "SubmissionQueueFull", "Timespec", "connect", "connect_many", "create_connection", "probe",
 ]

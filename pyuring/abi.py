@@ -273,7 +273,11 @@ IORING_OP_URING_CMD128    = 64  # URING_CMD in a 128-byte SQE
 
 # NOP, in op_flags
 IORING_NOP_INJECT_RESULT = 1 << 0  # 6.10  res is what len says
-IORING_NOP_CQE32         = 1 << 5  # 6.18  post a 32-byte CQE
+IORING_NOP_FILE          = 1 << 1  # 6.13  look the file fd up, and do nothing with it
+IORING_NOP_FIXED_FILE    = 1 << 2  # 6.13  ... in the registered files
+IORING_NOP_FIXED_BUFFER  = 1 << 3  # 6.13  look registered buffer buf_index up
+IORING_NOP_TW            = 1 << 4  # 6.16  complete in task work, as what was not ready does
+IORING_NOP_CQE32         = 1 << 5  # 6.18  post a 32-byte CQE; off and addr are its second half
 
 # READ, WRITE and their kin, in attr_type_mask (the last 8 bytes of the SQE)
 IORING_RW_ATTR_FLAG_PI = 1 << 0  # 6.14  attr_ptr points to protection information
@@ -337,6 +341,24 @@ IORING_MSG_SEND_FD = 1  # 6.0   a registered file goes over
 # ... and the flags in op_flags
 IORING_MSG_RING_CQE_SKIP   = 1 << 0  # 6.0   no CQE there (not for MSG_DATA)
 IORING_MSG_RING_FLAGS_PASS = 1 << 1  # 6.3   file_index becomes the flags of the CQE there
+
+# EPOLL_CTL, in len (linux/eventpoll.h)
+EPOLL_CTL_ADD = 1  # 5.6   watch an fd
+EPOLL_CTL_DEL = 2  # 5.6   do not any more
+EPOLL_CTL_MOD = 3  # 5.6   change for what, or the data
+
+# FUTEX_WAIT and FUTEX_WAKE in fd, FUTEX_WAITV in each of its futexes (linux/futex.h)
+FUTEX2_SIZE_U8   = 0x00  # 6.7   the word's size. Only U32 can be waited for so far, the others are EINVAL
+FUTEX2_SIZE_U16  = 0x01  # 6.7
+FUTEX2_SIZE_U32  = 0x02  # 6.7
+FUTEX2_SIZE_U64  = 0x03  # 6.7
+FUTEX2_NUMA      = 0x04  # 6.16  behind the word stands the number of a NUMA node, of the same size
+FUTEX2_MPOL      = 0x08  # 6.16  the node is the one of the word's memory policy
+FUTEX2_PRIVATE   = 128   # 6.7   of this process alone: found faster
+FUTEX2_SIZE_MASK = 0x03  # 6.7
+
+FUTEX_BITSET_MATCH_ANY = 0xffffffff  # 6.7   in addr3: any waker wakes, any waiter is woken
+FUTEX_WAITV_MAX        = 128         # 6.7   in len of FUTEX_WAITV
 
 # FIXED_FD_INSTALL, in op_flags
 IORING_FIXED_FD_NO_CLOEXEC = 1 << 0  # 6.8
@@ -632,7 +654,7 @@ Opcode = namedtuple("Opcode", "number name since fields helpers")
 
 OPCODES = (
     # ---- 5.1 ----
-    Opcode(0, "nop", "5.1", "op_flags=IORING_NOP_*, len=result to inject",
+    Opcode(0, "nop", "5.1", "op_flags=IORING_NOP_*, len=result to inject; fd, buf_index to look up",
            ("prep_nop",)),
     Opcode(1, "readv", "5.1", "fd, addr=iovec[], len=count, off=position, op_flags=RWF_*, ioprio",
            ("prep_readv", "prep_readv2")),

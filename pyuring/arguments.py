@@ -92,16 +92,16 @@ def fileno32(fd) -> int:
     return number & U32
 
 
-def slot_field(file_index) -> int:
+def slot_field(file_index, what: str = "file_index") -> int:
     """A slot of the registered file table as the SQE's file_index has it: plus one, as 0 means a normal
     fd; IORING_FILE_INDEX_ALLOC is itself."""
     if not isinstance(file_index, int):
-        raise TypeError(f"file_index {file_index!r} is not an int: give a slot's number, or "
+        raise TypeError(f"{what} {file_index!r} is not an int: give a slot's number, or "
                         "IORING_FILE_INDEX_ALLOC")
     if file_index == IORING_FILE_INDEX_ALLOC:
         return file_index
     if not 0 <= file_index < IORING_FILE_INDEX_ALLOC - 1:
-        raise ValueError(f"file_index {file_index} is no slot: they count from 0; "
+        raise ValueError(f"{what} {file_index} is no slot: they count from 0; "
                          "IORING_FILE_INDEX_ALLOC lets the kernel choose one")
     return file_index + 1
 

@@ -43,7 +43,7 @@ import struct
 import time
 from _thread import TIMEOUT_MAX, get_ident
 from _weakref import ref
-from collections import namedtuple
+from collections import deque, namedtuple
 from errno import (
     EACCES, EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOSYS,
     EPERM, ETIME,
@@ -129,7 +129,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         "_sq", "_sq_head", "_sq_tail", "_sq_flags", "_sq_mask", "_sqes", "_sqe_shift", "_sqe_tail",
         "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
         "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
-        "_chain_keepers", "_silent", "_unanswered", "_registered", "_bulk", "_batches",
+        "_chain_keepers", "_silent", "_unanswered", "_expected", "_registered", "_bulk", "_batches",
         "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
     )
 
@@ -149,6 +149,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
+        self._expected: deque[tuple[int, int]] = deque()    # messages on their way: see _expect()
         self._registered: dict = {}             # keepers of what resources.py registered
         # Batches: CQEs that are still to come for them, themselves, and all user_data in them.
         self._bulk = 0
@@ -601,8 +602,31 @@ class Ring(Prep, Registration, RingFd, Bulk):
                 taken.append(_new(CQE, cqe))
         return taken, used
 
+    def _expect(self, user_data, count=1):
+        """A message (IORING_OP_MSG_RING) with this user_data is on its way to this ring; with -1, is
+        not after all. For any thread: one append, and the owner reads it in _account().
+
+        Such a CQE answers no request of ours. Where one in flight has the same user_data, it would
+        otherwise be taken for that one's last, and memory be let go that the kernel may write to.
+        """
+        self._expected.append((user_data, count))
+
+    def _count_expected(self):
+        # After the CQEs have been copied out: who sent one of them had called _expect() before.
+        inflight, expected = self._inflight, self._expected
+        while expected:
+            user_data, count = expected.popleft()
+            left = inflight.get(user_data, 0) + count
+            if left > 0:
+                inflight[user_data] = left
+            else:
+                self._keepers.pop(user_data, None)
+                inflight.pop(user_data, None)
+
     def _account(self, taken):
         """Let go of what the requests that these CQEs answer had pinned."""
+        if self._expected:
+            self._count_expected()
         inflight, silent = self._inflight, self._silent
         if self._bulk:
             batches, singles = self._bulk_user_data, []
@@ -690,6 +714,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
 
     def _owed(self):
         """The user_data of all that may be in flight, and perhaps of more."""
+        self._count_expected()
         bulk = self._bulk_user_data if self._bulk else ()
         return {*self._inflight, *self._silent, *self._keepers, *bulk}
 
@@ -757,6 +782,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._keepers.clear()
         self._forget_registered()
         self._batches, self._bulk, self._ran = [], 0, None
+        self._expected.clear()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1
         self._sq = self._cq = self._sqes = self._cqes = None

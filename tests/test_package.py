@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pyuring"
 FLOORS = {
     "abi": 0, "errors": 0, "machine": 0,
     "sockaddr": 1, "syscalls": 1, "host": 1,
-    "arguments": 2, "messages": 2, "structs": 2,
+    "arguments": 2, "messages": 2, "structs": 2, "waiting": 2,
     "prep_files": 3, "prep_sockets": 3, "resources": 3, "layout": 3,
     "prep": 4, "registration": 4, "ring_fd": 4,
     "batch": 5,
@@ -228,8 +228,8 @@ def test_every_public_function_has_a_docstring(name):
 
 # Parameters whose value is "any buffer", "any address", "a socket or its fd", "seconds or a Timespec":
 # what they may be stands in prep.py's docstring, and no annotation says it better.
-ANY = {"fd", "sockfd", "dfd", "address", "addr", "addrlen", "buf", "path", "ts", "exc_info", "ring_addr", "memory",
-       "area"}
+ANY = {"fd", "sockfd", "dfd", "epfd", "address", "addr", "addrlen", "buf", "futex", "path", "ts", "exc_info",
+       "ring_addr", "memory", "area"}
 
 
 def _public_signatures():

@@ -6,7 +6,9 @@ import array
 import ctypes
 import math
 import mmap
+import os
 import socket
+import struct
 import sys
 
 import pytest
@@ -17,6 +19,11 @@ from prepbytes import (  # noqa: F401
 
 from pyuring.arguments import Timespec
 from pyuring.prep import Prep
+from pyuring.ring import Ring
+from pyuring.waiting import EPOLL_EVENT, EpollEvents, FutexWaitv, Siginfo
+
+WORD = bytearray(b"\x01\x02\x03\x04and more")
+OTHER = array.array("I", [5, 6])
 
 CASES = {
     "nop": (
@@ -26,6 +33,22 @@ CASES = {
         lambda r: r.prep_nop(user_data=UD, sqe_flags=0x7f),
         {"opcode": 0, "fd": -1, "flags": 0x7f, "user_data": UD}, {},
         "io_uring_prep_nop(s); s->flags = 0x7f; s->user_data = UD"),
+    "nop with a result": (
+        lambda r: r.prep_nop(result=-110, user_data=UD),
+        {"opcode": 0, "fd": -1, "op_flags": 1, "len": -110, "user_data": UD}, {},
+        "io_uring_prep_nop(s); s->rw_flags = 1; s->len = -110; s->user_data = UD"),
+    "nop with something to look up": (
+        lambda r: r.prep_nop(nop_flags=0x2e, fd=5, buf_index=7, big_cqe=(UD, 3)),
+        {"opcode": 0, "fd": 5, "op_flags": 0x2e, "buf_index": 7, "off": UD, "addr": 3}, {},
+        "io_uring_prep_nop(s); s->rw_flags = 0x2e; s->fd = 5; s->buf_index = 7; s->off = UD; s->addr = 3"),
+    "nop128": (
+        lambda r: r.prep_nop128(user_data=UD, sqe_flags=4),
+        {"opcode": 63, "fd": -1, "flags": 4, "user_data": UD}, {},
+        "io_uring_prep_nop128(s); s->flags = 4; s->user_data = UD"),
+    "nop128 with a result": (
+        lambda r: r.prep_nop128(result=2**31 - 1, nop_flags=2, fd=9),
+        {"opcode": 63, "fd": 9, "op_flags": 3, "len": 2**31 - 1}, {},
+        "io_uring_prep_nop128(s); s->fd = 9; s->rw_flags = 3; s->len = 0x7fffffff"),
     "poll_add": (
         lambda r: r.prep_poll_add(5, 0x2001, user_data=UD),
         {"opcode": 6, "fd": 5, "op_flags": u32_halves(0x2001), "user_data": UD}, {},
@@ -55,6 +78,10 @@ CASES = {
         lambda r: r.prep_timeout(Timespec(2**63 - 1, 999_999_999)),
         {"opcode": 11, "fd": -1, "len": 1}, {"addr": ts(2**63 - 1, 999_999_999)},
         "io_uring_prep_timeout(s, (struct __kernel_timespec *)p, 0, 0)"),
+    "timeout in nanoseconds": (
+        lambda r: r.prep_timeout(1.5, 0, 0x80),
+        {"opcode": 11, "fd": -1, "len": 1, "op_flags": 0x80, "addr": 1_500_000_000}, {},
+        "io_uring_prep_timeout(s, (void *)1500000000, 0, 0x80)"),
     "timeout_remove": (
         lambda r: r.prep_timeout_remove(UD, 1, user_data=3),
         {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 1, "user_data": 3}, {},
@@ -63,6 +90,10 @@ CASES = {
         lambda r: r.prep_timeout_update(0, UD, 1, user_data=3),
         {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 3, "user_data": 3}, {"off": ts(0, 0)},
         "io_uring_prep_timeout_update(s, (struct __kernel_timespec *)p, UD, 1); s->user_data = 3"),
+    "timeout_update in nanoseconds": (
+        lambda r: r.prep_timeout_update(Timespec(1, 7), UD, 0x80),
+        {"opcode": 12, "fd": -1, "addr": UD, "off": 1_000_000_007, "op_flags": 0x82}, {},
+        "io_uring_prep_timeout_update(s, (void *)1000000007, UD, 0x80)"),
     "link_timeout": (
         lambda r: r.prep_link_timeout(0.25, 0x20, user_data=UD, sqe_flags=4),
         {"opcode": 15, "fd": -1, "len": 1, "op_flags": 0x20, "user_data": UD, "flags": 4},
@@ -87,7 +118,80 @@ CASES = {
         lambda r: r.prep_remove_buffers(2, 0xABCD, user_data=UD),
         {"opcode": 32, "fd": 2, "buf_index": 0xABCD, "user_data": UD}, {},
         "io_uring_prep_remove_buffers(s, 2, 0xabcd); s->user_data = UD"),
+    "msg_ring": (
+        lambda r: r.prep_msg_ring(5, 7, UD, user_data=3, sqe_flags=1),
+        {"opcode": 40, "fd": 5, "len": 7, "off": UD, "flags": 1, "user_data": 3}, {},
+        "io_uring_prep_msg_ring(s, 5, 7, UD, 0); s->user_data = 3; s->flags = 1"),
+    "msg_ring of a failure": (
+        lambda r: r.prep_msg_ring(5, -110, 0),
+        {"opcode": 40, "fd": 5, "len": -110}, {}, "io_uring_prep_msg_ring(s, 5, -110, 0, 0)"),
+    "msg_ring_cqe_flags": (
+        lambda r: r.prep_msg_ring_cqe_flags(5, 7, UD, 0, 0x40002, user_data=3),
+        {"opcode": 40, "fd": 5, "len": 7, "off": UD, "op_flags": 2, "file_index": 0x40002, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_cqe_flags(s, 5, 7, UD, 0, 0x40002); s->user_data = 3"),
+    "msg_ring_fd": (
+        lambda r: r.prep_msg_ring_fd(5, 3, 8, UD, 1, user_data=3),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 9, "off": UD, "op_flags": 1, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_fd(s, 5, 3, 8, UD, 1); s->user_data = 3"),
+    "msg_ring_fd into any slot": (
+        lambda r: r.prep_msg_ring_fd(5, 3, 0xffffffff, UD),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 0xffffffff, "off": UD}, {},
+        "io_uring_prep_msg_ring_fd(s, 5, 3, IORING_FILE_INDEX_ALLOC, UD, 0)"),
+    "msg_ring_fd_alloc": (
+        lambda r: r.prep_msg_ring_fd_alloc(5, 3, UD, user_data=3),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 0xffffffff, "off": UD, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_fd_alloc(s, 5, 3, UD, 0); s->user_data = 3"),
+    "futex_wait": (
+        lambda r: r.prep_futex_wait(WORD, 0x04030201, user_data=UD, sqe_flags=4),
+        {"opcode": 51, "fd": 2, "off": 0x04030201, "addr3": 0xffffffff, "user_data": UD, "flags": 4},
+        {"addr": bytes(WORD)},
+        "io_uring_prep_futex_wait(s, (uint32_t *)p, 0x04030201, 0xffffffff, 2, 0); s->user_data = UD; s->flags = 4"),
+    "futex_wait with everything": (
+        lambda r: r.prep_futex_wait(OTHER, 2**32 - 1, 0x80000001, 0x82),
+        {"opcode": 51, "fd": 0x82, "off": 2**32 - 1, "addr3": 0x80000001}, {"addr": bytes(OTHER)},
+        "io_uring_prep_futex_wait(s, (uint32_t *)p, 0xffffffff, 0x80000001, 0x82, 0)"),
+    "futex_wake": (
+        lambda r: r.prep_futex_wake(memoryview(OTHER)[1:], 2**31 - 1, 1, 0x82, user_data=UD),
+        {"opcode": 52, "fd": 0x82, "off": 2**31 - 1, "addr3": 1, "user_data": UD}, {"addr": bytes(OTHER)[4:]},
+        "io_uring_prep_futex_wake(s, (uint32_t *)p, 0x7fffffff, 1, 0x82, 0); s->user_data = UD"),
+    "futex_waitv": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(9, WORD), FutexWaitv(6, memoryview(OTHER)[1:], 0x82)], user_data=UD),
+        {"opcode": 53, "len": 2, "user_data": UD}, {"addr": struct.pack("=Q", 9)},
+        "io_uring_prep_futex_waitv(s, (void *)p, 2, 0); s->user_data = UD"),
+    "waitid": (
+        lambda r: r.prep_waitid(1, 99, Siginfo(), 4 | 0x01000000, user_data=UD),
+        {"opcode": 50, "fd": 99, "len": 1, "file_index": 0x01000004, "user_data": UD}, {"off": bytes(128)},
+        "io_uring_prep_waitid(s, P_PID, 99, (void *)p, 0x01000004, 0); s->user_data = UD"),
+    "waitid without infop": (
+        lambda r: r.prep_waitid(0, 0, None, 4),
+        {"opcode": 50, "fd": 0, "file_index": 4}, {}, "io_uring_prep_waitid(s, P_ALL, 0, NULL, 4, 0)"),
+    "epoll_ctl": (
+        lambda r: r.prep_epoll_ctl(5, 6, 1, 0x80000001, UD, user_data=3),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 1, "user_data": 3}, {"addr": EPOLL_EVENT.pack(0x80000001, UD)},
+        "io_uring_prep_epoll_ctl(s, 5, 6, 1, (struct epoll_event *)p); s->user_data = 3"),
+    "epoll_ctl without data": (
+        lambda r: r.prep_epoll_ctl(5, 6, 3, 4),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 3},
+        {"addr": EPOLL_EVENT.pack(4, 0)[:-8] + struct.pack("=iI", 6, 0)},
+        "io_uring_prep_epoll_ctl(s, 5, 6, 3, (struct epoll_event *)p)"),
+    "epoll_ctl that forgets": (
+        lambda r: r.prep_epoll_ctl(5, 6, 2),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 2}, {}, "io_uring_prep_epoll_ctl(s, 5, 6, 2, NULL)"),
+    "epoll_wait": (
+        lambda r: r.prep_epoll_wait(5, EpollEvents(3), user_data=UD),
+        {"opcode": 59, "fd": 5, "len": 3, "user_data": UD}, {"addr": bytes(3 * EPOLL_EVENT.size)},
+        "io_uring_prep_epoll_wait(s, 5, (struct epoll_event *)p, 3, 0); s->user_data = UD"),
+    "epoll_wait for fewer than fit": (
+        lambda r: r.prep_epoll_wait(5, bytearray(50), 2),
+        {"opcode": 59, "fd": 5, "len": 2}, {"addr": bytes(50)},
+        "io_uring_prep_epoll_wait(s, 5, (struct epoll_event *)p, 2, 0)"),
 }
+
+
+@pytest.fixture(autouse=True)
+def in_64_bytes(monkeypatch):
+    """What nop128 has in its first 64 bytes; how 128 lie in a ring is test_ring.py's."""
+    monkeypatch.setattr(Ring, "_sqe128", Ring._sqe, raising=False)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -313,6 +417,66 @@ BAD = {
     "Timespec with a second of ns": (lambda r: r.prep_link_timeout(Timespec(0, 10**9)), ValueError, str(10**9)),
     "Timespec with ns below 0": (lambda r: r.prep_timeout_update(Timespec(1, -1), 7), ValueError, "tv_nsec=-1"),
     "Timespec of floats": (lambda r: r.prep_timeout(Timespec(0.5, 0)), ValueError, "0.5"),
+    "a nop's result of 33 bits": (lambda r: r.prep_nop(result=2**32), ValueError, f"result {2**32}"),
+    "a nop's result in float": (lambda r: r.prep_nop(result=1.0), TypeError, "result 1.0"),
+    "nop_flags of 33 bits": (lambda r: r.prep_nop(nop_flags=2**32), ValueError, str(2**32)),
+    "an immediate time beyond 63 bits": (lambda r: r.prep_timeout(2**34, 0, 0x80), ValueError, str(2**34)),
+    "a message's res of 33 bits": (lambda r: r.prep_msg_ring(5, 2**32, 0), ValueError, f"len {2**32}"),
+    "a message's res in str": (lambda r: r.prep_msg_ring(5, "1", 0), TypeError, "len '1'"),
+    "a message's data below 0": (lambda r: r.prep_msg_ring(r, 1, -1), ValueError, "data -1"),
+    "a message's data unhashable": (lambda r: r.prep_msg_ring(r, 1, []), TypeError, "data []"),
+    "a message's flags in str": (lambda r: r.prep_msg_ring(r, 1, 1, "0"), TypeError, "'0'"),
+    "a message's CQE flags of 33 bits": (
+        lambda r: r.prep_msg_ring_cqe_flags(r, 1, 1, 0, 2**32), ValueError, str(2**32)),
+    "a message's CQE flags None": (lambda r: r.prep_msg_ring_cqe_flags(r, 1, 1, 0, None), TypeError, "None"),
+    "a message to a closed ring": (lambda r: r.prep_msg_ring(closed_socket(), 1, 1), ValueError, "closed"),
+    "a message to no ring": (lambda r: r.prep_msg_ring(None, 1, 1), TypeError, "NoneType"),
+    "a slot below 0": (lambda r: r.prep_msg_ring_fd(r, -1, 0, 1), ValueError, "source_fd -1"),
+    "a target slot below 0": (lambda r: r.prep_msg_ring_fd(r, 0, -1, 1), ValueError, "target_fd -1"),
+    "the slot whose field would say any": (
+        lambda r: r.prep_msg_ring_fd(r, 0, 0xfffffffe, 1), ValueError, f"target_fd {0xfffffffe}"),
+    "a slot of 64 bits": (lambda r: r.prep_msg_ring_fd(r, 2**40, 0, 1), ValueError, f"source_fd {2**40}"),
+    "a slot in str": (lambda r: r.prep_msg_ring_fd_alloc(r, "0", 1), TypeError, "source_fd '0'"),
+    "a futex in bytes": (lambda r: r.prep_futex_wait(bytes(4), 0), TypeError, "read-only"),
+    "a futex that is an int": (lambda r: r.prep_futex_wake(7, 0), TypeError, "int"),
+    "a futex of 3 bytes": (lambda r: r.prep_futex_wait(bytearray(3), 0), ValueError, "3 bytes"),
+    "a futex of no bytes": (lambda r: r.prep_futex_wait(bytearray(), 0), ValueError, "0 bytes"),
+    "a futex that is not aligned": (
+        lambda r: r.prep_futex_wait(memoryview(bytearray(8))[1:], 0), ValueError, "not aligned"),
+    "a futex with a node that is not aligned": (
+        lambda r: r.prep_futex_wait(memoryview(bytearray(16))[4:], 0, 1, 6), ValueError, "its 8 bytes"),
+    "a futex's value below 0": (lambda r: r.prep_futex_wait(WORD, -1), ValueError, "val -1"),
+    "a futex's value of 33 bits": (lambda r: r.prep_futex_wait(WORD, 2**32), ValueError, f"val {2**32}"),
+    "a futex's value in float": (lambda r: r.prep_futex_wait(WORD, 1.0), TypeError, "val 1.0"),
+    "a futex's mask 0": (lambda r: r.prep_futex_wait(WORD, 1, 0), ValueError, "mask 0"),
+    "a waker's mask 0": (lambda r: r.prep_futex_wake(WORD, 1, 0), ValueError, "mask 0"),
+    "futex_flags in str": (lambda r: r.prep_futex_wake(WORD, 1, 1, "2"), TypeError, "'2'"),
+    "futex_flags of 33 bits": (lambda r: r.prep_futex_wake(WORD, 1, 1, 2**32 + 2), ValueError, str(2**32 + 2)),
+    "waking as many as a C int has not": (lambda r: r.prep_futex_wake(WORD, 2**31), ValueError, f"val {2**31}"),
+    "waking fewer than none": (lambda r: r.prep_futex_wake(WORD, -1), ValueError, "val -1"),
+    "waking None": (lambda r: r.prep_futex_wake(WORD, None), TypeError, "None"),
+    "no futexes": (lambda r: r.prep_futex_waitv([]), ValueError, "0 futexes"),
+    "129 futexes": (lambda r: r.prep_futex_waitv([FutexWaitv(0, WORD)] * 129), ValueError, "129 futexes"),
+    "futexes as plain tuples": (lambda r: r.prep_futex_waitv([(0, WORD, 2)]), TypeError, "tuple"),
+    "a futex of many in bytes": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(0, WORD), FutexWaitv(0, bytes(4))]), TypeError, "read-only"),
+    "a futex of many with a value of 33 bits": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(2**32, WORD)]), ValueError, str(2**32)),
+    "infop too short": (lambda r: r.prep_waitid(0, 0, bytearray(127), 4), ValueError, "127 bytes"),
+    "infop empty": (lambda r: r.prep_waitid(0, 0, bytearray(), 4), ValueError, "0 bytes"),
+    "infop read-only": (lambda r: r.prep_waitid(0, 0, bytes(128), 4), TypeError, "read-only"),
+    "waitid for a str": (lambda r: r.prep_waitid(1, "99", None, 4), TypeError, "str"),
+    "waitid with options below 0": (lambda r: r.prep_waitid(0, 0, None, -1), ValueError, "-1"),
+    "epoll events of 33 bits": (lambda r: r.prep_epoll_ctl(5, 6, 1, 2**32), ValueError, f"events {2**32}"),
+    "epoll data below 0": (lambda r: r.prep_epoll_ctl(5, 6, 1, 1, -1), ValueError, "data -1"),
+    "epoll data an object": (lambda r: r.prep_epoll_ctl(5, 6, 1, 1, ""), TypeError, "data ''"),
+    "an epoll operation below 0": (lambda r: r.prep_epoll_ctl(5, 6, -1, 1), ValueError, "-1"),
+    "epoll of a closed file": (lambda r: r.prep_epoll_ctl(5, closed_file(), 1, 1), ValueError, "closed"),
+    "no room for an event": (lambda r: r.prep_epoll_wait(5, bytearray(EPOLL_EVENT.size - 1)), ValueError, "1..0"),
+    "more events than there is room for": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 3), ValueError, "1..2"),
+    "no events": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 0), ValueError, "maxevents 0"),
+    "a number of events in float": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 1.0), TypeError, "1.0"),
+    "events into bytes": (lambda r: r.prep_epoll_wait(5, bytes(99)), TypeError, "read-only"),
     "a path with NUL": (lambda r: r.prep_openat(-100, "a\0b", 0), ValueError, r"a\x00b"),
     "a path in bytes with NUL": (lambda r: r.prep_openat(-100, b"\0", 0), ValueError, "NUL"),
     "a path that is None": (lambda r: r.prep_openat(-100, None, 0), TypeError, "NoneType"),
@@ -344,6 +508,7 @@ def test_bad_input_is_refused_by_name_and_enqueues_nothing(name, fake, ring):
         call(ring)
     assert names in str(caught.value)
     assert ring.sq_ready == 0
+    ring._count_expected()
     assert not ring._inflight and not ring._keepers and not ring._chain_keepers, "a request nobody will answer"
     ring.prep_nop(user_data=UD)         # and the ring is as good as before
     assert ring.submit() == 1
@@ -384,3 +549,26 @@ def test_a_buffer_beyond_32_bits_is_refused(tmp_path, ring):
                 ring.prep_recv(5, mapping)
             ring.prep_recv(5, mapping, 2**32 - 1)
             ring.close()
+
+
+# ------------------------------------------------------------------------------------------------- structures
+
+def test_room_for_events_is_refused_by_name():
+    for bad, exception in ((0, ValueError), (-1, ValueError), ("3", TypeError), (1.5, TypeError)):
+        with pytest.raises(exception, match=f"maxevents {bad!r}"):
+            EpollEvents(bad)
+
+
+def test_futexes_of_many_are_packed_one_after_the_other(fake, ring):
+    ring.prep_futex_waitv(FutexWaitv(i, memoryview(OTHER)[i:], 2 + 128 * i) for i in range(2))
+    sqe = sent(fake, ring)
+    address, _ = OTHER.buffer_info()
+    assert ctypes.string_at(sqe["addr"], 48) == struct.pack("=QQIIQQII", 0, address, 2, 0, 1, address + 4, 130, 0)
+
+
+def test_epoll_event_is_what_the_c_compiler_makes_of_it():
+    fields = [("events", ctypes.c_uint32), ("data", ctypes.c_uint64)]
+    packed = {"_pack_": 1, "_layout_": "ms"} if os.uname().machine == "x86_64" else {}
+    event = type("epoll_event", (ctypes.Structure,), {**packed, "_fields_": fields})
+    assert EPOLL_EVENT.size == ctypes.sizeof(event)
+    assert bytes(event(1, UD)) == EPOLL_EVENT.pack(1, UD)
