@@ -113,25 +113,6 @@ def done(ring):
     return collect(ring, 1)[0].res
 
 
-# registration.py has these, or will have them.
-def register_buffers(ring, buffers):
-    if hasattr(ring, "register_buffers"):
-        ring.register_buffers(buffers)
-        return
-    exports = [syscalls.writable(buffer) for buffer in buffers]
-    table = bytearray(b"".join(struct.pack("PN", address, size) for address, size, _ in exports))
-    ring._registered["buffers"] = exports
-    assert ring._register(abi.IORING_REGISTER_BUFFERS, syscalls.pin(table), len(exports)) == 0
-
-
-def register_files(ring, fds):
-    if hasattr(ring, "register_files"):
-        ring.register_files(fds)
-        return
-    table = bytearray(struct.pack(f"={len(fds)}i", *fds))
-    assert ring._register(abi.IORING_REGISTER_FILES, syscalls.pin(table), len(fds)) == 0
-
-
 class Group:
     """A provided buffer ring of `count` buffers of `size` bytes; count is a power of two."""
 
@@ -139,16 +120,14 @@ class Group:
         self.size, self.memory = size, [bytearray(size) for _ in range(count)]
         self.keepers = [syscalls.writable(buffer) for buffer in self.memory]
         entries = mmap.mmap(-1, mmap.PAGESIZE)
-        address, _, keeper = syscalls.writable(entries)
-        self.keepers.append((keeper, entries))
-        for bid, (at, length, _) in enumerate(self.keepers[:count]):
+        for bid, (at, length, _) in enumerate(self.keepers):
             abi.BUF.pack_into(entries, abi.BUF.size * bid, at, length, bid, 0)
-        registration = bytearray(abi.BUF_REG.pack(address, count, group, 0, 0))
-        answer = ring._register(abi.IORING_REGISTER_PBUF_RING, syscalls.pin(registration), 1)
-        if answer == -errno.EINVAL:
+        try:
+            ring.register_buf_ring(entries, count, group)
+        except OSError as error:
+            assert error.errno == errno.EINVAL
             too_old("provided buffer rings", "5.19")
-        assert answer == 0
-        ring._registered[f"test group {group}"] = self
+        ring._registered[f"test group {group}"] = self  # as long as the ring, whatever is still in flight
         struct.pack_into("=H", entries, 14, count)      # the tail: all of them are the kernel's now
 
     def taken(self, cqe):
@@ -433,7 +412,7 @@ def test_protection_information_needs_a_device_that_keeps_some(ring, file):
 def registered(ring):
     """Two registered buffers of a page each."""
     buffers = bytearray(4096), bytearray(4096)
-    register_buffers(ring, list(buffers))
+    ring.register_buffers(list(buffers))
     return buffers
 
 
@@ -518,7 +497,7 @@ def test_splice_goes_on_from_the_position_and_ends_at_the_end(ring, file, pipe):
 
 def test_splice_knows_slots(ring, file, pipe):
     needs(ring, abi.IORING_OP_SPLICE)
-    register_files(ring, [file, pipe[1]])
+    ring.register_files([file, pipe[1]])
     ring.prep_splice(0, 0, 1, -1, 5, abi.SPLICE_F_FD_IN_FIXED, sqe_flags=FIXED)
     assert done(ring) == 5
     assert os.read(pipe[0], 99) == TEXT[:5]
@@ -945,7 +924,7 @@ def test_fixed_fd_install_gives_a_normal_fd(flags, inheritable, ring, table, fil
 
 def test_files_update_fills_and_empties_slots(ring, file, memfd):
     needs(ring, abi.IORING_OP_FILES_UPDATE)
-    register_files(ring, [-1] * 4)
+    ring.register_files([-1] * 4)
     with os.fdopen(os.dup(file)) as second:
         ring.prep_files_update([second, memfd], 1)
         assert done(ring) == 2
@@ -965,7 +944,7 @@ def test_files_update_skips_slots(ring, memfd):
     needs(ring, abi.IORING_OP_FILES_UPDATE)
     if not ring.features & abi.IORING_FEAT_RSRC_TAGS:       # 5.13; to skip came with 5.12
         too_old("IORING_REGISTER_FILES_SKIP", "5.12")
-    register_files(ring, [memfd, memfd])
+    ring.register_files([memfd, memfd])
     ring.prep_files_update([abi.IORING_REGISTER_FILES_SKIP, -1])
     assert done(ring) == 2
     assert read_slot(ring, 0) == TEXT
@@ -1199,7 +1178,7 @@ def test_what_a_request_was_given_may_be_dropped(name, ring, here, pipe, greedy)
     fd = os.open(names("file"), os.O_RDWR | os.O_CREAT)
     try:
         if name == "files_update":
-            register_files(ring, [-1] * 50)
+            ring.register_files([-1] * 50)
         ring.prep_read(pipe[0], bytearray(1), user_data=1, sqe_flags=LINK)
         thing = prep(ring, fd)
         watch = weakref.ref(thing) if thing is not None else lambda: None
@@ -1316,7 +1295,7 @@ def test_buffers_of_a_silent_readv_stay_until_the_chain_answers(ring, pipe, gree
 def test_fixed_buffers_are_kept_by_their_requests_too(ring, pipe, greedy):
     needs(ring, abi.IORING_OP_READ_FIXED)
     buffer = bytearray(4096)
-    register_buffers(ring, [buffer])
+    ring.register_buffers([buffer])
     requests = [lambda: ring.prep_read_fixed(pipe[0], memoryview(buffer)[10:12])]
     if abi.IORING_OP_READV_FIXED in ring.register_probe():
         requests.append(lambda: ring.prep_readv_fixed(pipe[0], [memoryview(buffer)[10:11], memoryview(buffer)[11:12]]))

@@ -130,13 +130,13 @@ class Buffers:
     def __init__(self, ring, group, count, size):
         self.data, self.size = bytearray(count * size), size
         self.table = mmap.mmap(-1, mmap.PAGESIZE)           # on a page of its own
-        address, _, self.keeper = syscalls.writable(self.data)
-        table, _, pin = syscalls.writable(self.table)
-        arg = bytearray(abi.BUF_REG.pack(table, 1 << (count - 1).bit_length(), group, 0, 0))
-        result = ring._register(abi.IORING_REGISTER_PBUF_RING, syscalls.pin(arg), 1)
-        too_old(result, "5.19", "IORING_REGISTER_PBUF_RING")
-        assert result == 0
-        ring._registered[f"test buffers {group}"] = pin, self.keeper
+        address, _, keeper = syscalls.writable(self.data)
+        try:
+            ring.register_buf_ring(self.table, 1 << (count - 1).bit_length(), group)
+        except OSError as error:
+            too_old(-error.errno, "5.19", "IORING_REGISTER_PBUF_RING")
+            raise
+        ring._registered[f"test buffers {group}"] = keeper      # as long as the ring, whatever is still in flight
         for bid in range(count):
             struct.pack_into("=QIH", self.table, bid * abi.BUF.size, address + bid * size, size, bid)
         struct.pack_into("=H", self.table, 14, count)       # the tail
@@ -148,13 +148,6 @@ class Buffers:
         """What a CQE says is in its buffer."""
         assert cqe.flags & BUFFER
         return bytes(self[cqe.flags >> abi.IORING_CQE_BUFFER_SHIFT][:cqe.res])
-
-
-def register_buffer(ring, buffer):
-    address, size, keeper = syscalls.writable(buffer)
-    iovec = bytearray(struct.pack("@PN", address, size))
-    assert ring._register(abi.IORING_REGISTER_BUFFERS, syscalls.pin(iovec), 1) == 0
-    ring._registered["test buffer"] = keeper
 
 
 def fd_of(res):
@@ -544,7 +537,7 @@ def test_a_datagram_goes_to_its_address_zero_copy(fill, ring, udp):
 def test_zero_copy_from_a_registered_buffer(ring, tcp):
     needs(ring, abi.IORING_OP_SEND_ZC)
     buffer = bytearray(os.urandom(8192))
-    register_buffer(ring, buffer)
+    ring.register_buffers([buffer])
     ring.prep_send_zc_fixed(tcp[0], memoryview(buffer)[1000:], 5000, buf_index=0)
     assert zero_copy(ring) == (5000, 0)
     assert tcp[1].recv(5000, socket.MSG_WAITALL) == buffer[1000:6000]
@@ -555,7 +548,7 @@ def test_zero_copy_from_a_registered_buffer(ring, tcp):
 def test_messages_from_a_registered_buffer(ring, tcp):
     needs(ring, abi.IORING_OP_SENDMSG_ZC)
     buffer = bytearray(os.urandom(8192))
-    register_buffer(ring, buffer)
+    ring.register_buffers([buffer])
     view = memoryview(buffer)
     ring.prep_sendmsg_zc_fixed(tcp[0], Msghdr(None, [view[:100], view[4000:4100]]), 0, 0)
     first, *others = until_last(ring)
@@ -1376,7 +1369,7 @@ def test_what_waits_in_a_chain_cannot_be_resized_and_can_after_its_cqe(name, rin
     opcode, prep = BEHIND[name]
     needs(ring, opcode)
     if "fixed" in name:
-        register_buffer(ring, bytearray(8192))      # another one: that lets go of it later
+        ring.register_buffers([bytearray(8192)])     # another one: that lets go of it later
     buffer = bytearray(struct.pack("=i", 128).ljust(128, b"\0"))
     held(ring, "6.15 (sendmsg_zc_fixed) or 6.17 (lists)", lambda: prep(ring, udp[0], buffer))
     assert_pinned(buffer)
