@@ -54,12 +54,13 @@ class Batch(Prep):
     as the batch lives, and a ring holds on to a batch while any of its requests is in flight. While
     they are, their user_data may not be in use for other requests of that ring.
 
-    Not for IOSQE_CQE_SKIP_SUCCESS, nor for SQEs of 128 bytes.
+    Not for IOSQE_CQE_SKIP_SUCCESS, nor for SQEs of 128 bytes. A ring that runs one gets messages only from
+    who has the Ring itself (prep_msg_ring), not just its fd: these would be counted as answers to it.
     """
 
     __slots__ = ("_sqes", "_user_data", "_keepers", "_opcodes")
 
-    _again = True           # for prep_sockets.py: the kernel meets these SQEs more than once
+    _again = True           # for prep.py and prep_sockets.py: the kernel meets these SQEs more than once
 
     def __init__(self) -> None:
         self._sqes = bytearray()
@@ -165,7 +166,8 @@ class Bulk:
                 cq = self._cq
                 head = cq[self._cq_head]
                 first = head & self._cq_mask
-                if (cq[self._cq_tail] - head) & U32 == count and first + count <= self._cq_mask:
+                if (cq[self._cq_tail] - head) & U32 == count and first + count <= self._cq_mask \
+                        and not self._expected:
                     first = self._cqes_at + (first << 4)
                     taken = list(_unpack_cqes(self._cqes[first:first + (count << 4)]))
                     cq[self._cq_head] = (head + count) & U32
@@ -189,7 +191,7 @@ class Bulk:
             raw = self._take_bytes()
             if raw:
                 cqes = list(_unpack_cqes(raw))
-                if self._inflight or self._silent:
+                if self._inflight or self._silent or self._expected:
                     self._account(cqes)
                 else:
                     # Last CQEs are those without MORE, a bit in the flags' low byte.

@@ -62,6 +62,7 @@ class Prep(FilePrep, SocketPrep):
     # What Ring supplies: as _sqe(), with 128 bytes; and room for keepers.
     _sqe128: Callable[..., None]
     _registered: dict
+    _again: bool                        # prep_sockets.py
 
     # -- nothing ---------------------------------------------------------------------------------
     def prep_nop(self, *, nop_flags: int = 0, result: int | None = None, fd=-1, buf_index: int = 0,
@@ -229,6 +230,9 @@ class Prep(FilePrep, SocketPrep):
         CQE res: 0, -EINVAL where the group is a buffer ring, -ENOMEM, -E2BIG; before Linux 5.19
         perhaps more than 0. Linux 5.7. io_uring_prep_provide_buffers(3).
         """
+        if self._again:
+            raise ValueError("not in a Batch: a ring keeps these buffers until it is closed, so prep this one on "
+                             "the ring itself")
         address, size, keeper = syscalls.writable(buf)
         if not isinstance(len, int) or not isinstance(nr, int):
             raise TypeError(f"len {len!r} and nr {nr!r} are two ints: bytes of each buffer, and how many")
@@ -322,6 +326,9 @@ class Prep(FilePrep, SocketPrep):
             raise bad_field(data=data)
         number = fileno(fd)
         expect = getattr(fd, "_expect", None) if expected else None
+        if expect is not None and self._again:
+            raise ValueError("a Batch is pushed again and again, and its messages come unannounced: give the "
+                             "ring's fd, and a user_data that no request there has")
         # ordering   Told first: once the SQE is there, an interrupt may leave nothing but a submit().
         #            Told in vain costs the receiver a late release, never memory in use.
         if expect is not None:

@@ -322,8 +322,16 @@ def register_sync_msg(fd, len: int, data: int, flags: int = 0, *, cqe_flags: int
                                      len & U32 if -1 << 31 <= len < 0 else len, flags, 0, 0, 0, cqe_flags or 0, 0, 0))
     except (struct.error, TypeError):
         raise bad_field(**fields) from None
+    # As prep.py's _message(): a Ring is told before, lest it take this CQE for a request's.
+    expect = getattr(fd, "_expect", None)
+    if (cqe_flags or 0) & abi.IORING_CQE_F_MORE:
+        expect = None
+    if expect is not None:
+        expect(data)
     code = syscalls.register(-1, abi.IORING_REGISTER_SEND_MSG_RING, syscalls.pin(sqe), 1)
     if code < 0:
+        if expect is not None:
+            expect(data, -1)
         raise errors.os_error(-code, "register_sync_msg")
 
 

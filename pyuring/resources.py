@@ -138,11 +138,16 @@ class Resources:
                 if not self._inflight[tag]:
                     del self._inflight[tag]
 
-    def _retire(self, keepers):
-        """Let go of what was unregistered, as soon as nothing that was in flight then is."""
-        live: dict[int, int] = {}       # tags of buffers that are registered: no requests
+    def _live_tags(self):
+        """Tags of buffers that are registered, and how often: they count as in flight, and are no requests."""
+        live: dict[int, int] = {}
         for _, tag in self._registered.get("buffers", ()):
             live[tag] = live.get(tag, 0) + 1
+        return live
+
+    def _retire(self, keepers):
+        """Let go of what was unregistered, as soon as nothing that was in flight then is."""
+        live = self._live_tags()
         owed = {user_data for user_data in self._owed()
                 if user_data in self._silent or self._inflight.get(user_data, 1) > live.get(user_data, 0)}
         retired = [(theirs & owed, kept) for theirs, kept in self._registered.get("retired", ())]

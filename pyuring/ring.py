@@ -616,6 +616,9 @@ class Ring(Prep, Registration, RingFd, Bulk):
         inflight, expected = self._inflight, self._expected
         while expected:
             user_data, count = expected.popleft()
+            if self._bulk and user_data in self._bulk_user_data:
+                self._bulk += count     # as _account() takes its CQE for one of the batch's
+                continue
             left = inflight.get(user_data, 0) + count
             if left > 0:
                 inflight[user_data] = left
@@ -753,8 +756,14 @@ class Ring(Prep, Registration, RingFd, Bulk):
         # There is nothing to cancel with here (only reads and writes are polled for), and a disk does
         # answer.
         deadline = time.monotonic() + _CLOSE_PATIENCE
-        while self._inflight and time.monotonic() < deadline:
+        tags = self._live_tags()
+        while time.monotonic() < deadline:
             self.reap()
+            if not self._bulk and self._inflight == tags:       # no requests: buffers that are registered
+                if not self._silent:
+                    self._inflight.clear()
+                    self._keepers.clear()
+                return
 
     def _drop_unsubmitted(self):
         # The tail goes back to the head: what was not submitted is never sent. Not behind the back

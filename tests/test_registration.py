@@ -1099,6 +1099,23 @@ def test_a_message_comes_from_a_thread_without_a_ring(ring):
     assert collect(ring, 2) == [CQE(2**64 - 2, 5, 0), CQE(1, -7, 1 << 16 | 1)]
 
 
+def test_a_message_of_such_a_thread_ends_no_request_of_the_same_user_data(ring, pipe):
+    buffer = bytearray(8)
+    ring.prep_read(pipe[0], buffer, user_data=5)
+    ring.submit()
+
+    def send():
+        with brought_by("6.13", abi.IORING_REGISTER_SEND_MSG_RING):
+            register_sync_msg(ring, 1, 5)
+    in_thread(send)
+    assert collect(ring, 1) == [CQE(5, 1, 0)]
+    with pytest.raises(BufferError):
+        buffer.append(0)
+    os.write(pipe[1], b"8 bytes.")
+    assert collect(ring, 1) == [CQE(5, 8, 0)]
+    buffer.append(0)
+
+
 def test_a_message_to_what_is_no_ring_is_refused(pipe):
     with brought_by("6.13", abi.IORING_REGISTER_SEND_MSG_RING):
         refused(errno.EBADFD, register_sync_msg, pipe[0], 0, 0)
@@ -1335,3 +1352,13 @@ def test_what_it_may_be_is_any_buffer(ring, file):
     for number, buffer in enumerate(buffers):
         assert read_fixed(ring, file, buffer, number) == 16
         assert bytes(memoryview(buffer).cast("B")) == bytes(range(16))
+
+
+def test_a_tagged_buffer_does_not_keep_a_polled_ring_from_closing(io_uring):
+    """Its tag counts as in flight, and with IORING_SETUP_IOPOLL close() waits for what is."""
+    with Ring(4, flags=abi.IORING_SETUP_IOPOLL) as ring:
+        with brought_by("5.13", abi.IORING_REGISTER_BUFFERS2):
+            ring.register_buffers_tags([bytearray(4096)], [7])
+        begin = time.monotonic()
+        ring.close()
+        assert time.monotonic() - begin < 1

@@ -13,7 +13,6 @@ import mmap
 import os
 import socket
 import struct
-import sys
 import time
 import weakref
 
