@@ -9,19 +9,23 @@
 Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.py; then machine.py,
 driver.py, client.py, many.py. `python3 -m pyuring` shows it at work.
 """
+from .arguments import Timespec
+from .batch import Batch
 from .capabilities import Capabilities, probe
 from .client import connect, create_connection
 from .errors import ConnectTimeout, RingUnavailable, SubmissionQueueFull
 from .machine import ConnectMachine, ConnectStateError
 from .many import Outcome, connect_many
-from .prep import Timespec
+from .messages import Msghdr
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
+from .structs import OpenHow, Statx
+from .waiting import EpollEvents, FutexWaitv, Siginfo
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "Outcome",
-    "Ring", "RingUnavailable", "SockAddr", "SubmissionQueueFull", "Timespec", "connect",
-    "connect_many", "create_connection", "probe",
+    "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "EpollEvents",
+    "FutexWaitv", "Msghdr", "OpenHow", "Outcome", "Ring", "RingUnavailable", "Siginfo", "SockAddr", "Statx",
+    "SubmissionQueueFull", "Timespec", "connect", "connect_many", "create_connection", "probe",
 ]

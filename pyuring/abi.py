@@ -273,10 +273,18 @@ IORING_OP_URING_CMD128    = 64  # URING_CMD in a 128-byte SQE
 
 # NOP, in op_flags
 IORING_NOP_INJECT_RESULT = 1 << 0  # 6.10  res is what len says
-IORING_NOP_CQE32         = 1 << 5  # 6.18  post a 32-byte CQE
+IORING_NOP_FILE          = 1 << 1  # 6.13  look the file fd up, and do nothing with it
+IORING_NOP_FIXED_FILE    = 1 << 2  # 6.13  ... in the registered files
+IORING_NOP_FIXED_BUFFER  = 1 << 3  # 6.13  look registered buffer buf_index up
+IORING_NOP_TW            = 1 << 4  # 6.16  complete in task work, as what was not ready does
+IORING_NOP_CQE32         = 1 << 5  # 6.18  post a 32-byte CQE; off and addr are its second half
 
 # READ, WRITE and their kin, in attr_type_mask (the last 8 bytes of the SQE)
 IORING_RW_ATTR_FLAG_PI = 1 << 0  # 6.14  attr_ptr points to protection information
+
+# struct io_uring_attr_pi, at attr_ptr: flags (IO_INTEGRITY_CHK_*), app_tag, len (bytes), addr, seed
+ATTR_PI = Struct("=HHIQQ8x")
+assert ATTR_PI.size == 32
 
 # FSYNC, in op_flags
 IORING_FSYNC_DATASYNC = 1 << 0  # 5.1   fdatasync(2)
@@ -334,12 +342,37 @@ IORING_MSG_SEND_FD = 1  # 6.0   a registered file goes over
 IORING_MSG_RING_CQE_SKIP   = 1 << 0  # 6.0   no CQE there (not for MSG_DATA)
 IORING_MSG_RING_FLAGS_PASS = 1 << 1  # 6.3   file_index becomes the flags of the CQE there
 
+# EPOLL_CTL, in len (linux/eventpoll.h)
+EPOLL_CTL_ADD = 1  # 5.6   watch an fd
+EPOLL_CTL_DEL = 2  # 5.6   do not any more
+EPOLL_CTL_MOD = 3  # 5.6   change for what, or the data
+
+# FUTEX_WAIT and FUTEX_WAKE in fd, FUTEX_WAITV in each of its futexes (linux/futex.h)
+FUTEX2_SIZE_U8   = 0x00  # 6.7   the word's size. Only U32 can be waited for so far, the others are EINVAL
+FUTEX2_SIZE_U16  = 0x01  # 6.7
+FUTEX2_SIZE_U32  = 0x02  # 6.7
+FUTEX2_SIZE_U64  = 0x03  # 6.7
+FUTEX2_NUMA      = 0x04  # 6.16  behind the word stands the number of a NUMA node, of the same size
+FUTEX2_MPOL      = 0x08  # 6.16  the node is the one of the word's memory policy
+FUTEX2_PRIVATE   = 128   # 6.7   of this process alone: found faster
+FUTEX2_SIZE_MASK = 0x03  # 6.7
+
+FUTEX_BITSET_MATCH_ANY = 0xffffffff  # 6.7   in addr3: any waker wakes, any waiter is woken
+FUTEX_WAITV_MAX        = 128         # 6.7   in len of FUTEX_WAITV
+
 # FIXED_FD_INSTALL, in op_flags
 IORING_FIXED_FD_NO_CLOEXEC = 1 << 0  # 6.8
 
 # URING_CMD, in op_flags
 IORING_URING_CMD_FIXED = 1 << 0  # 6.1   the data is in registered buffer buf_index
 IORING_URING_CMD_MASK  = IORING_URING_CMD_FIXED
+
+# URING_CMD on a block device, in cmd_op: ioctl numbers, _IO(0x12, n) of linux/blkdev.h
+BLOCK_URING_CMD_DISCARD        = 0x12 << 8 | 0  # 6.12  forget a range of bytes: addr=offset, addr3=how many
+BLOCK_URING_CMD_ZONE_RESET_ALL = 0x12 << 8 | 1  #       rewind all zones; not yet in 7.2
+
+# The direction in an ioctl number that carries no data (_IOC_NONE) is 0, except on these machines.
+IOC_NONE = dict.fromkeys(("ppc64le", "ppc64", "ppc", "sparc64", "sparc", "alpha"), 1 << 29)
 
 # URING_CMD on a socket, in cmd_op
 SOCKET_URING_OP_SIOCINQ      = 0  # bytes waiting to be read
@@ -460,9 +493,18 @@ assert QUERY_HDR.size == 40
 QUERY_OPCODE = Struct("=IIQQQQI4x")
 assert QUERY_OPCODE.size == 48
 
+# struct io_uring_query_zcrx: register_flags (ZCRX_REG_*), area_flags (IORING_ZCRX_AREA_*), nr_ctrl_opcodes,
+# features (ZCRX_FEATURE_*), rq_hdr_size, rq_hdr_alignment
+QUERY_ZCRX = Struct("=QQIIII8x")
+assert QUERY_ZCRX.size == 40
+
+# struct io_uring_query_scq: hdr_size, hdr_alignment
+QUERY_SCQ = Struct("=QQ")
+assert QUERY_SCQ.size == 16
+
 IO_URING_QUERY_OPCODES = 0  # 6.18  query_op; query_data points to a QUERY_OPCODE
-IO_URING_QUERY_ZCRX    = 1  #       zero-copy receive
-IO_URING_QUERY_SCQ     = 2  #       sizes of the ring headers
+IO_URING_QUERY_ZCRX    = 1  #       zero-copy receive: a QUERY_ZCRX
+IO_URING_QUERY_SCQ     = 2  #       sizes of the ring headers: a QUERY_SCQ
 
 # struct io_uring_sync_cancel_reg: addr (the user_data), fd, flags (IORING_ASYNC_CANCEL_*),
 # timeout.tv_sec, timeout.tv_nsec (-1, -1: none), opcode (6.6, for IORING_ASYNC_CANCEL_OP)
@@ -552,6 +594,50 @@ assert MEM_REGION_REG.size == 32
 
 IORING_MEM_REGION_REG_WAIT_ARG = 1  # 6.13  in flags: the region holds REG_WAITs
 
+# ---- zero-copy receive ----
+
+# struct io_uring_zcrx_ifq_reg: if_idx, if_rxq, rq_entries, flags (ZCRX_REG_*), area_ptr (address of a
+# ZCRX_AREA_REG), region_ptr (address of a REGION_DESC), then out: offsets.head, offsets.tail, offsets.rqes
+# (where these lie in the region), zcrx_id; rx_buf_len (in)
+ZCRX_IFQ_REG = Struct("=IIIIQQIII20xII24x")
+assert ZCRX_IFQ_REG.size == 96
+
+# struct io_uring_zcrx_area_reg: addr, len, rq_area_token (out), flags, dmabuf_fd
+ZCRX_AREA_REG = Struct("=QQQII16x")
+assert ZCRX_AREA_REG.size == 48
+
+# struct io_uring_zcrx_rqe: off, len. An entry of the refill queue: a buffer that goes back to the card.
+ZCRX_RQE = Struct("=QI4x")
+assert ZCRX_RQE.size == 16
+
+# struct zcrx_ctrl: zcrx_id, op, zc_export.zcrx_fd (out)
+ZCRX_CTRL = Struct("=II16xI44x")
+assert ZCRX_CTRL.size == 72
+
+IORING_ZCRX_AREA_SHIFT  = 48      # 6.15  off >> this: the area
+IORING_ZCRX_AREA_DMABUF = 1       # 6.16  in flags of an area: its memory is dmabuf_fd's
+
+ZCRX_REG_IMPORT = 1 << 0  #       share what another ring exported
+ZCRX_REG_NODEV  = 1 << 1  #       no network card: everything is copied
+
+ZCRX_FEATURE_RX_PAGE_SIZE = 1 << 0  #       rx_buf_len is understood
+
+ZCRX_CTRL_FLUSH_RQ = 0  # 6.19  take what is in the refill queue, now
+ZCRX_CTRL_EXPORT   = 1  # 6.19  make an fd that other rings can import
+
+# ---- filters ----
+
+# struct io_uring_bpf: cmd_type, cmd_flags, filter.opcode, filter.flags, filter.filter_len (instructions),
+# filter.pdu_size (what the filter expects; the kernel's own value comes back with EMSGSIZE),
+# filter.filter_ptr (address of struct sock_filter[])
+BPF = Struct("=HH4xIIIB3xQ40x")
+assert BPF.size == 72
+
+IO_URING_BPF_CMD_FILTER = 1  # 7.0   cmd_type
+
+IO_URING_BPF_FILTER_DENY_REST = 1  # 7.0   opcodes without a filter are denied
+IO_URING_BPF_FILTER_SZ_STRICT = 2  #       pdu_size must be the kernel's
+
 # ========================================================================================== the opcode table
 # One row an opcode, so that OPCODES[n].number == n.
 #
@@ -568,7 +654,7 @@ Opcode = namedtuple("Opcode", "number name since fields helpers")
 
 OPCODES = (
     # ---- 5.1 ----
-    Opcode(0, "nop", "5.1", "op_flags=IORING_NOP_*, len=result to inject",
+    Opcode(0, "nop", "5.1", "op_flags=IORING_NOP_*, len=result to inject; fd, buf_index to look up",
            ("prep_nop",)),
     Opcode(1, "readv", "5.1", "fd, addr=iovec[], len=count, off=position, op_flags=RWF_*, ioprio",
            ("prep_readv", "prep_readv2")),

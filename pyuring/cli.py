@@ -1,4 +1,4 @@
-"""cli.py - the command line: a tour, `doctor`, `connect`, `replay`.
+"""cli.py - the command line: a tour, `doctor`, `connect`, `replay`, `opcodes`.
 
 Only presentation: what is shown comes from client.py, capabilities.py, eras.py and ring.py. Exit codes:
 0 all is well, 1 not all, 2 bad usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
@@ -124,6 +124,14 @@ def _parser():
                         f"5.15.148, or an era: {', '.join(eras.ERAS)}")
     replay.add_argument("--all", action="store_true", help="all eras, in one table")
     replay.set_defaults(run=_replay, usage_error=replay.error)
+
+    opcodes = commands.add_parser(
+        "opcodes", help="every opcode: since which kernel, supported here, who prepares it",
+        description="Prints every opcode: number, name, the Linux release that brought it, whether this "
+        "kernel has it, the methods of pyuring.Ring that prepare it (liburing has them as io_uring_prep_*), "
+        "and what they put where in the SQE.")
+    opcodes.add_argument("--json", action="store_true", help="one JSON object")
+    opcodes.set_defaults(run=_opcodes)
     return parser
 
 
@@ -310,6 +318,36 @@ def _doctor(arguments):
           f"RLIMIT_MEMLOCK {_limit(seen.memlock)} bytes (counts before Linux 5.12)")
     _show_errata(works, report["connect_errata"])
     return 0 if works.available else 1
+
+
+# -- opcodes --------------------------------------------------------------------------------------
+def _opcodes(arguments):
+    works = probe()
+    rows = [{**row._asdict(), "helpers": _helpers(row), "supported": row.name in works.ops if works.ops else None}
+            for row in abi.OPCODES]
+    newer = sorted(works.ops - {row.name for row in abi.OPCODES})
+    if arguments.json:
+        print(json.dumps({"kernel": works.release, "opcodes": rows, "newer": newer}))
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'':>3} {'opcode':{width}}  since  here  prepared by")
+    for row in rows:
+        here = {True: "yes", False: "no", None: "?"}[row["supported"]]
+        print(f"{row['number']:>3} {row['name']:{width}}  {row['since']:5}  {here:4}", end="  ")
+        print(*row["helpers"])
+        print(f"{'':{width + 4}}  {row['fields']}")
+    if works.ops:
+        here = sum(row["supported"] for row in rows)
+        print(f"\nLinux {works.release} has {here} of these {len(rows)}"
+              + (f", and newer ones: {' '.join(newer)}." if newer else "."))
+    else:
+        print(f"\nLinux {works.release} can't be asked which it has: {works.reason or 'that came with Linux 5.6'}.")
+    return 0
+
+
+def _helpers(row):
+    # Where the table says prep_rw, liburing has nothing but that, and Ring a method of its own.
+    return [f"prep_{row.name}" if helper == "prep_rw" else helper for helper in row.helpers]
 
 
 def _flag_names(prefix, flags):

@@ -18,7 +18,7 @@ from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 from . import errors, host, machine, sockaddr, syscalls
 from .abi import IORING_FEAT_SUBMIT_STABLE
 from .driver import IPPROTO_MPTCP, Job, RingDriver, SyscallDriver
-from .prep import check_timeout
+from .arguments import check_timeout
 from .ring import Ring
 from .sockaddr import SockAddr
 
@@ -74,7 +74,7 @@ def _take_driver():
     """This thread's driver, for one connect alone: _run() puts it back. A signal handler that
     connects while it interrupts another connect finds none and makes its own."""
     driver = vars(_local).pop("driver", None)
-    if driver is None or driver.ring.fd < 0:        # closed by a fork
+    if driver is None or driver.ring.closed:        # closed by a fork
         driver = _ThreadDriver(make_ring(_RING_ENTRIES))
     return driver
 

@@ -49,7 +49,7 @@ from .abi import (
 )
 from .capabilities import probe
 from .driver import BELL, Job, RingDriver, SyscallDriver
-from .prep import check_timeout, timespec
+from .arguments import check_timeout, timespec
 from .sockaddr import SockAddr
 
 TYPE_CHECKING = False       # typing is not imported at run time: it would double the import's cost

@@ -43,19 +43,30 @@ import struct
 import time
 from _thread import TIMEOUT_MAX, get_ident
 from _weakref import ref
-from collections import namedtuple
-from errno import EAGAIN, EBADR, EBUSY, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EPERM, ETIME
-
-from . import abi, errors, host, sockaddr, syscalls
-from .abi import (
-    IORING_CQE_F_MORE, IORING_ENTER_EXT_ARG, IORING_ENTER_GETEVENTS, IORING_FEAT_EXT_ARG,
-    IORING_FEAT_SINGLE_MMAP, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING, IORING_OFF_SQES,
-    IORING_SETUP_CLAMP, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_CQSIZE,
-    IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_TASKRUN_FLAG, IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN, IOSQE_BUFFER_SELECT,
-    IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_HARDLINK, IOSQE_IO_LINK,
+from collections import deque, namedtuple
+from errno import (
+    EACCES, EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOSYS,
+    EPERM, ETIME,
 )
-from .prep import U32, U64, Prep, check_timeout, fileno, timespec
+
+from . import abi, errors, host, syscalls
+from .abi import (
+    IORING_CQE_F_32, IORING_CQE_F_MORE, IORING_CQE_F_SKIP, IORING_ENTER_EXT_ARG,
+    IORING_ENTER_EXT_ARG_REG, IORING_ENTER_GETEVENTS, IORING_ENTER_REGISTERED_RING,
+    IORING_ENTER_SQ_WAIT, IORING_ENTER_SQ_WAKEUP, IORING_FEAT_EXT_ARG, IORING_FEAT_MIN_TIMEOUT,
+    IORING_OP_NOP, IORING_REGISTER_USE_REGISTERED_RING, IORING_SETUP_ATTACH_WQ,
+    IORING_SETUP_CQE32, IORING_SETUP_CQE_MIXED, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_IOPOLL,
+    IORING_SETUP_NO_MMAP, IORING_SETUP_R_DISABLED, IORING_SETUP_SINGLE_ISSUER,
+    IORING_SETUP_SQ_REWIND, IORING_SETUP_SQE128, IORING_SETUP_SQE_MIXED, IORING_SETUP_SQPOLL,
+    IORING_SQ_CQ_OVERFLOW, IORING_SQ_NEED_WAKEUP, IORING_SQ_TASKRUN, IOSQE_CQE_SKIP_SUCCESS,
+    IOSQE_IO_HARDLINK, IOSQE_IO_LINK,
+)
+from .arguments import U32, U64, bad_field, check_timeout, fileno, timespec
+from .batch import Batch, Bulk, in_use
+from .layout import MAX_CQ_ENTRIES, MAX_ENTRIES, Layout, check_entries, check_flags
+from .prep import Prep
+from .registration import Registration
+from .ring_fd import RingFd
 
 
 class CQE(namedtuple("CQE", "user_data res flags")):
@@ -68,26 +79,17 @@ class CQE(namedtuple("CQE", "user_data res flags")):
     flags: int
 
 
+class BigCQE(CQE):
+    """A CQE of 32 bytes, in a ring with IORING_SETUP_CQE32 or CQE_MIXED: still a tuple of three.
+
+    big_cqe   the other 16 bytes: two u64, whose meaning is the request's
+    """
+
+    big_cqe: tuple[int, int]
+
+
 # Names bound once: these run for every request. tuple.__new__ is what CQE._make() calls.
 _pack_sqe, _unpack_cqe, _new = abi.SQE.pack_into, abi.CQE.unpack_from, tuple.__new__
-_unpack_cqes = abi.CQE.iter_unpack
-
-MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
-MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
-MAX_FILES = 1 << 20         # IORING_MAX_FIXED_FILES in io_uring/rsrc.c
-
-# The default mode, and what is asked for where the kernel refuses it with EINVAL. With
-# DEFER_TASKRUN (6.1) the kernel touches both rings only inside our own io_uring_enter: no memory
-# barrier is needed anywhere, no signal or interrupt disturbs Python. SINGLE_ISSUER (6.0) is its
-# condition, and lets the kernel tell another thread off.
-_DEFAULT_FLAGS = (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-                  IORING_SETUP_SINGLE_ISSUER, 0)
-
-# The flags whose rings this class can work: those that leave the layout of the rings and the
-# way to submit as they are.
-_KNOWN_FLAGS = (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL
-                | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
-                | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 
 _LINKS = IOSQE_IO_LINK | IOSQE_IO_HARDLINK
 _CLOSE_PATIENCE = 2.0       # seconds that close() waits for requests that it cancelled
@@ -96,38 +98,50 @@ _rings: dict[int, ref[Ring]] = {}       # by id: the open rings of this process,
 _orphans: list = []         # memory that the kernel may still write to after its ring was closed
 
 
-class Ring(Prep):
+class Ring(Prep, Registration, RingFd, Bulk):
     """An io_uring: prep_*() fills requests in, submit() hands them over, reap() takes answers.
 
     entries            SQEs, 1 to 32768; the kernel rounds up to a power of two
     cq_entries         CQEs, up to 65536; None for twice the SQEs (Linux 5.5)
     flags              IORING_SETUP_*, exactly these; None for SINGLE_ISSUER | DEFER_TASKRUN, or
-                       what this kernel has of it
+                       what this kernel has of it. What each changes: io_uring_setup_flags(7)
     submit_when_full   when no SQE is free, prep_*() submits by itself instead of raising
                        SubmissionQueueFull (never in the middle of a chain of linked requests)
+    sq_thread_idle     for SQPOLL: milliseconds without work after which the kernel's thread sleeps;
+                       0 for a second
+    sq_thread_cpu      for SQ_AFF: the CPU of that thread
+    wq_fd              another Ring (or its fd), whose worker threads this one shares (ATTACH_WQ)
+    memory             for NO_MMAP: two writable buffers, for the rings and for the SQEs, each of
+                       layout.memory_size() bytes from a page's start, as mmap.mmap(-1, n) is. None:
+                       the ring makes them. Before Linux 6.10 they must not be scattered, which
+                       only one page, or a huge page, can promise
 
     A ring belongs to the thread that made it (SINGLE_ISSUER) and to the process that made it: it
     does not cross a fork. Use it in `with`, or close() it; what is in flight then is cancelled.
 
-    Raises RingUnavailable, an OSError that says why there is no io_uring here and what to do.
-    Linux 5.1; io_uring(7), io_uring_setup(2).
+    Raises RingUnavailable, an OSError that says why there is no io_uring here and what to do;
+    ValueError for flags that exclude each other. Linux 5.1; io_uring(7), io_uring_setup(2).
     """
 
     __slots__ = (
         "__weakref__", "fd", "features", "flags", "sq_entries", "cq_entries", "submit_when_full",
-        "_owner", "_gone", "_maps", "_views", "_sq", "_sq_head", "_sq_tail", "_sq_flags",
-        "_sq_mask", "_sqes", "_sqe_tail", "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail",
-        "_cq_mask", "_cqes", "_cqes_at", "_inflight", "_keepers", "_chain_keepers", "_silent",
-        "_unanswered", "_wait_timespec", "_ext_arg", "_ext_arg_pin", "_defer",
+        "_layout", "_owner", "_gone", "_enter_fd", "_enter_flags", "_disabled",
+        "_sq", "_sq_head", "_sq_tail", "_sq_flags", "_sq_mask", "_sqes", "_sqe_shift", "_sqe_tail",
+        "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
+        "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
+        "_chain_keepers", "_silent", "_unanswered", "_expected", "_registered", "_bulk", "_batches",
+        "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
     )
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
-                 flags: int | None = None, submit_when_full: bool = False):
-        self.fd = -1
+                 flags: int | None = None, submit_when_full: bool = False, sq_thread_idle: int = 0,
+                 sq_thread_cpu: int = 0, wq_fd: Ring | int | None = None,
+                 memory: tuple | None = None):
+        self.fd = self._enter_fd = -1
+        self._enter_flags = 0
         self.features = self.flags = self.sq_entries = self.cq_entries = 0
+        self._layout: Layout | None = None
         self._owner, self._gone = None, "was never set up"
-        self._maps: list = []
-        self._views: list = []
         self._inflight: dict[int, int] = {}     # user_data -> requests that still owe a last CQE
         self._keepers: dict[int, list] = {}     # user_data -> what the kernel may touch for them
         # IOSQE_CQE_SKIP_SUCCESS: keepers of the chain being filled in, all user_data that such
@@ -135,82 +149,57 @@ class Ring(Prep):
         self._chain_keepers: list = []
         self._silent: set[int] = set()
         self._unanswered: list = []
-        if flags is not None and not isinstance(flags, int):
-            raise TypeError(f"flags {flags!r} is not an int: give IORING_SETUP_*, or None")
-        _check_entries("entries", entries, MAX_ENTRIES, flags)
+        self._expected: deque[tuple[int, int]] = deque()    # messages on their way: see _expect()
+        self._registered: dict = {}             # keepers of what resources.py registered
+        # Batches: CQEs that are still to come for them, themselves, and all user_data in them.
+        self._bulk = 0
+        self._batches: list[Batch] = []
+        self._bulk_user_data: set[int] = set()
+        self._ran: Batch | None = None
+        if flags is not None:
+            check_flags(flags)
+        check_entries("entries", entries, MAX_ENTRIES, flags)
         if cq_entries is not None:
-            _check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, flags)
+            check_entries("cq_entries", cq_entries, MAX_CQ_ENTRIES, flags)
             if cq_entries < entries:
                 raise ValueError(f"cq_entries {cq_entries} is below entries {entries}: the CQ must "
                                  "hold at least as many")
-        if flags is not None and flags & ~_KNOWN_FLAGS:
-            raise ValueError(f"setup flags {flags & ~_KNOWN_FLAGS:#x} are not supported here: they "
-                             "change the rings' layout or who submits")
+        for given, name, flag in ((wq_fd, "wq_fd", IORING_SETUP_ATTACH_WQ),
+                                  (memory, "memory", IORING_SETUP_NO_MMAP)):
+            if given is not None and not (flags or 0) & flag:
+                raise ValueError(f"{name} is for rings with another setup flag: give IORING_SETUP_"
+                                 f"{'ATTACH_WQ' if name == 'wq_fd' else 'NO_MMAP'} in flags, too")
         self.submit_when_full = submit_when_full
-        self._open(entries, cq_entries, flags)
-
-    # -- setup -----------------------------------------------------------------------------------
-    def _open(self, entries, cq_entries, flags):
-        params = bytearray(abi.PARAMS.size)
-        for attempt in _DEFAULT_FLAGS if flags is None else (flags,):
-            if cq_entries is not None:
-                attempt |= IORING_SETUP_CQSIZE
-            fields = [0] * 28
-            fields[1], fields[2] = cq_entries or 0, attempt
-            abi.PARAMS.pack_into(params, 0, *fields)
-            self.fd = result = syscalls.setup(entries, params)      # at once: Ctrl-C may be next
-            if result != -EINVAL:
-                break
-        if result == -EINVAL and (flags is not None or cq_entries is not None):
-            raise errors.os_error(EINVAL, f"io_uring_setup: entries {entries}, flags {attempt:#x} "
-                                  "(this kernel does not know one of them, or not together)")
-        if result < 0:
-            raise errors.RingUnavailable(-result, errors.explain_setup(-result, host.look()))
-        try:
-            self._map(abi.PARAMS.unpack(params))
-        except OSError as error:        # each map takes a file descriptor of its own, and memory
-            self._release("could not be mapped")
-            raise errors.RingUnavailable(
-                error.errno, errors.explain_setup(error.errno, host.look())) from error
-        except BaseException:
-            self._release("could not be mapped")
-            raise
+        self._adopt(Layout(entries, cq_entries, flags, sq_thread_idle=sq_thread_idle,
+                           sq_thread_cpu=sq_thread_cpu, wq_fd=0 if wq_fd is None else fileno(wq_fd),
+                           memory=memory))
         self._owner, self._gone = get_ident(), ""
         _rings[id(self)] = ref(self)
 
-    def _map(self, params):
-        self.sq_entries, self.cq_entries, self.flags = params[:3]
-        self.features = params[5]
-        sq_head, sq_tail, sq_mask, _, sq_flags, _, sq_array = params[10:17]
-        cq_head, cq_tail, cq_mask, _, _, cqes = params[19:25]
-
-        # One map holds both rings since 5.4 (FEAT_SINGLE_MMAP); before, each has its own. The
-        # SQEs always do.
-        sq_size = sq_array + 4 * self.sq_entries
-        cq_size = cqes + abi.CQE.size * self.cq_entries
-        single = self.features & IORING_FEAT_SINGLE_MMAP
-        sq_map = self._mmap(max(sq_size, cq_size) if single else sq_size, IORING_OFF_SQ_RING)
-        cq_map = sq_map if single else self._mmap(cq_size, IORING_OFF_CQ_RING)
-        self._sqes = self._view(self._mmap(abi.SQE.size * self.sq_entries, IORING_OFF_SQES))
-        self._cqes = self._view(cq_map)
-        self._cqes_at = cqes
-
-        # The shared words. The kernel's offsets are in bytes, an index into these in words.
-        self._sq = self._view(sq_map, "I")
-        self._cq = self._sq if single else self._view(cq_map, "I")
-        self._sq_head, self._sq_tail, self._sq_flags = sq_head // 4, sq_tail // 4, sq_flags // 4
-        self._cq_head, self._cq_tail = cq_head // 4, cq_tail // 4
-        self._sq_mask, self._cq_mask = self._sq[sq_mask // 4], self._cq[cq_mask // 4]
-        assert self._sq_mask == self.sq_entries - 1
-        assert self._cq_mask == self.cq_entries - 1
-
-        # Slot i always means SQE i, so submit() publishes a tail and nothing else.
-        for i in range(self.sq_entries):
-            self._sq[sq_array // 4 + i] = i
+    def _adopt(self, layout):
+        """Work with the memory of this layout from now on."""
+        self._layout = layout
+        self.flags, self.features = layout.flags, layout.features
+        self.sq_entries, self.cq_entries = layout.sq_entries, layout.cq_entries
+        self._sq, self._sq_head, self._sq_tail = layout.sq, layout.sq_head, layout.sq_tail
+        self._sq_flags, self._sq_mask = layout.sq_flags, layout.sq_entries - 1
+        self._cq, self._cq_head, self._cq_tail = layout.cq, layout.cq_head, layout.cq_tail
+        self._cq_mask, self._cqes, self._cqes_at = layout.cq_entries - 1, layout.cqes, layout.cqes_at
+        self._sqes, self._sqe_shift = layout.sqes, layout.sqe_size.bit_length() - 1
+        if self._enter_fd < 0:          # not where only the sizes are new
+            self._enter_fd = layout.fd
+            self._enter_flags = IORING_ENTER_REGISTERED_RING if layout.registered else 0
+            self.fd = -1 if layout.registered else layout.fd
 
         self._sqe_tail = self._sq[self._sq_tail]    # ours, ahead of the one the kernel sees
         self._last_sqe_flags = 0
+        self._big_cqes = self.flags & (IORING_SETUP_CQE32 | IORING_SETUP_CQE_MIXED)
         self._defer = bool(self.flags & IORING_SETUP_DEFER_TASKRUN)
+        # Completions that nobody finds unless the kernel is asked: io_uring_enter(2).
+        self._asks = bool(self.flags & (IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_IOPOLL))
+        self._sqpoll = bool(self.flags & IORING_SETUP_SQPOLL)
+        self._rewinds = bool(self.flags & IORING_SETUP_SQ_REWIND)
+        self._disabled = bool(self.flags & IORING_SETUP_R_DISABLED)
 
         # A wait's time limit: enter() is given struct io_uring_getevents_arg, which points to a
         # timespec. Both are filled anew for each wait.
@@ -220,19 +209,10 @@ class Ring(Prep):
         abi.GETEVENTS_ARG.pack_into(self._ext_arg, 0, 0, 0, 0, address)
         self._ext_arg_pin = syscalls.pin(self._ext_arg), keeper
 
-    def _mmap(self, size, offset):
-        mapping = syscalls.map_ring(self.fd, size, offset)
-        self._maps.append(mapping)
-        return mapping
-
-    def _view(self, mapping, format="B"):
-        view = memoryview(mapping).cast(format)
-        self._views.append(view)
-        return view
-
     # -- the submission queue --------------------------------------------------------------------
     def _sqe(self, opcode, fd, addr=0, len=0, off=0, *, op_flags=0, user_data=0, sqe_flags=0,
-             ioprio=0, buf_index=0, personality=0, file_index=0, addr3=0, keeper=None):
+             ioprio=0, buf_index=0, personality=0, file_index=0, addr3=0, attr_type_mask=0,
+             keeper=None, slots=1):
         """Fill the next free SQE. Every prep_*() ends here."""
         if self._owner != get_ident():
             self._check_owner()
@@ -240,16 +220,19 @@ class Ring(Prep):
         if (tail - self._sq[self._sq_head]) & U32 == self.sq_entries:
             self._make_room()
         try:
-            _pack_sqe(self._sqes, (tail & self._sq_mask) * 64, opcode, sqe_flags, ioprio, fd, off,
-                      addr, len, op_flags, user_data, buf_index, personality, file_index, addr3, 0)
+            _pack_sqe(self._sqes, (tail & self._sq_mask) << self._sqe_shift, opcode, sqe_flags, ioprio, fd, off,
+                      addr, len, op_flags, user_data, buf_index, personality, file_index, addr3,
+                      attr_type_mask)
         except struct.error:
-            raise _bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
+            raise bad_field(opcode=opcode, sqe_flags=sqe_flags, ioprio=ioprio, fd=fd, off=off,
                              addr=addr, len=len, op_flags=op_flags, user_data=user_data,
                              buf_index=buf_index, personality=personality,
-                             file_index=file_index, addr3=addr3) from None
+                             file_index=file_index, addr3=addr3, attr_type_mask=attr_type_mask) from None
         # lifetime   From the next submit until this request's last CQE the kernel may read or
         #            write what the SQE points to. Known only by user_data, which the caller may
         #            use twice: so requests are counted, and all keepers go with the last one.
+        if self._bulk and user_data in self._bulk_user_data:
+            raise in_use(user_data)
         if self._chain_keepers and self._sq[self._sq_tail] == tail:
             self._end_in_silence()      # submit() came in between, which ends a chain
         if sqe_flags & IOSQE_CQE_SKIP_SUCCESS:
@@ -268,17 +251,56 @@ class Ring(Prep):
                 self._chain_keepers = []
             self._inflight[user_data] = self._inflight.get(user_data, 0) + 1
         self._last_sqe_flags = sqe_flags
-        self._sqe_tail = (tail + 1) & U32
+        self._sqe_tail = (tail + slots) & U32
+
+    def _sqe128(self, opcode, fd, *, cmd=b"", **fields):
+        """Fill an SQE of 128 bytes: `cmd` is the command of IORING_OP_URING_CMD128, up to 80 of them."""
+        mixed = self.flags & IORING_SETUP_SQE_MIXED
+        if not mixed and not self.flags & IORING_SETUP_SQE128:
+            raise ValueError("this request has 128 bytes: give the ring IORING_SETUP_SQE128 or "
+                             "IORING_SETUP_SQE_MIXED")
+        if len(cmd) > 80:
+            raise ValueError(f"a command of {len(cmd)} bytes: 80 is what an SQE has room for")
+        if self._owner != get_ident():
+            self._check_owner()
+        if mixed:
+            self._two_slots()
+        cmd = bytes(cmd).ljust(80, b"\0")
+        second = ((self._sqe_tail & self._sq_mask) << self._sqe_shift) + 64
+        if mixed or self.sq_space_left:     # where there is no room, _sqe() says so
+            self._sqes[second:second + 64] = cmd[16:]
+        addr3, attr_type_mask = struct.unpack_from("=QQ", cmd)
+        self._sqe(opcode, fd, addr3=addr3, attr_type_mask=attr_type_mask, slots=2 if mixed else 1,
+                  **fields)
+
+    def _two_slots(self):
+        # In a ring of both sizes the large ones take two slots, and the two have to be neighbours:
+        # at the end of the array one is filled up (io_init_req() in io_uring/io_uring.c, 6.19), by
+        # a request of which nobody hears. In a chain that breaks one would.
+        if not ~self._sqe_tail & self._sq_mask:
+            if self._last_sqe_flags & _LINKS:
+                raise errors.SubmissionQueueFull(
+                    "this SQE of 128 bytes would lie half at the array's end and half at its start: submit() "
+                    "before such a chain begins, or prep_nop() first")
+            if not self.sq_space_left:
+                self._make_room()
+            _pack_sqe(self._sqes, self._sq_mask * 64, IORING_OP_NOP, IOSQE_CQE_SKIP_SUCCESS, 0, -1,
+                      *[0] * 10)
+            self._sqe_tail = (self._sqe_tail + 1) & U32
+        if self.sq_space_left < 2:
+            self._make_room(2)
 
     def _end_in_silence(self):
         self._unanswered += self._chain_keepers
         self._chain_keepers = []
 
-    def _make_room(self):
+    def _make_room(self, slots=1):
         chain = self._last_sqe_flags & _LINKS
         if self.submit_when_full and not chain:
             self.submit()
-            if self.sq_space_left:
+            while self._sqpoll and self.sq_space_left < slots:
+                self.sqring_wait()
+            if self.sq_space_left >= slots:
                 return
         raise errors.SubmissionQueueFull(
             f"all {self.sq_entries} SQEs are taken: " +
@@ -301,7 +323,8 @@ class Ring(Prep):
         """Hand all filled SQEs to the kernel, and do not wait -> how many it consumed.
 
         Fewer than sq_ready were ready: the kernel stops after a request that it refuses outright
-        (its CQE says -EINVAL or so; IORING_SETUP_SUBMIT_ALL goes on), the rest stays ready.
+        (its CQE says -EINVAL or so; IORING_SETUP_SUBMIT_ALL goes on), the rest stays ready. With
+        SQPOLL its thread takes them soon, and the answer is how many were handed over.
         OSError EBUSY: more completions are waiting than the CQ holds, reap() first. EAGAIN: the
         kernel has no memory for more requests. io_uring_enter(2), io_uring_submit(3).
         """
@@ -314,47 +337,106 @@ class Ring(Prep):
         """
         return self._enter(0, None, get_events=IORING_ENTER_GETEVENTS)
 
-    def submit_and_wait(self, wait_nr: int = 1, timeout: float | None = None) -> int:
+    def get_events(self) -> None:
+        """Let the kernel work on completions; submit nothing, wait for none. io_uring_get_events(3)."""
+        self._enter(0, None, submit=False, get_events=IORING_ENTER_GETEVENTS)
+
+    def submit_and_wait(self, wait_nr: int = 1, timeout: float | None = None, *,
+                        min_wait: float | None = None) -> int:
         """submit(), then wait until `wait_nr` completions are ready -> how many SQEs were consumed.
 
-        wait_nr   0 to cq_entries
-        timeout   seconds; None waits for ever. When it runs out this returns all the same: ask
-                  cq_ready, or just reap()
-        After a short submission (see submit()) it does not wait. io_uring_submit_and_wait(3).
+        wait_nr    0 to cq_entries
+        timeout    seconds; None waits for ever. When it runs out this returns all the same: ask
+                   cq_ready, or just reap()
+        min_wait   seconds after which one completion is enough (IORING_FEAT_MIN_TIMEOUT, Linux 6.12)
+        After a short submission (see submit()) it does not wait. io_uring_submit_and_wait(3),
+        io_uring_submit_and_wait_min_timeout(3).
         """
         if not isinstance(wait_nr, int):
             raise TypeError(f"wait_nr {wait_nr!r} is not an int")
         if not 0 <= wait_nr <= self.cq_entries:
             raise ValueError(f"wait_nr {wait_nr} is outside 0..{self.cq_entries}: the CQ holds no "
                              "more")
+        if min_wait is not None:
+            check_timeout(min_wait)
+            if not self.features & IORING_FEAT_MIN_TIMEOUT:
+                raise errors.os_error(EINVAL, "submit_and_wait with min_wait (Linux 6.12, "
+                                      "IORING_FEAT_MIN_TIMEOUT)")
+            return self._enter(wait_nr, TIMEOUT_MAX if timeout is None else check_timeout(timeout),
+                               min_wait_us=min(round(min_wait * 1e6), U32))
         return self._enter(wait_nr, check_timeout(timeout))
 
-    def _enter(self, wait_nr, timeout, submit=True, get_events=0):
+    def submit_and_wait_reg(self, wait_nr: int, reg_index: int) -> int:
+        """submit_and_wait(), with the time limit that number `reg_index` of the registered waits holds
+        (register_wait_reg()) -> how many SQEs were consumed. Linux 6.13. io_uring_submit_and_wait_reg(3).
+        """
+        if self._owner != get_ident():
+            self._check_owner()
+        first, tail = self._sq[self._sq_head], self._publish()
+        flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG | IORING_ENTER_EXT_ARG_REG
+        result = syscalls.enter(self._enter_fd, (tail - first) & U32, wait_nr, flags | self._enter_flags,
+                                syscalls.offset(reg_index * abi.REG_WAIT.size), abi.REG_WAIT.size)
+        if result < 0 and result not in (-EINTR, -ETIME):
+            raise self._enter_failed(-result)
+        return (self._sq[self._sq_head] - first) & U32
+
+    def sqring_wait(self) -> None:
+        """With SQPOLL: wait until the kernel's thread has made room in the SQ. Linux 5.10.
+
+        io_uring_sqring_wait(3).
+        """
+        if self._sqpoll:
+            self._wake_poller()
+            result = syscalls.enter(self._enter_fd, 0, 0, IORING_ENTER_SQ_WAIT | self._enter_flags)
+            if result < 0 and result != -EINTR:
+                raise self._enter_failed(-result)
+
+    def _publish(self):
+        # ownership   [head, tail) is the kernel's from here on: the SQEs were filled before.
+        tail = self._sq[self._sq_tail] = self._sqe_tail
+        return tail
+
+    def _wake_poller(self):
+        # ordering   SQPOLL. The kernel's thread says that it goes to sleep, and then looks at the tail
+        #            once more; we store the tail, and then look whether it said so. If either could
+        #            do the second thing first, both might miss the other: hence the fence
+        #            (io_uring_sqpoll(7); the thread has its own, in io_sq_thread()).
+        syscalls.fence()
+        if self._sq[self._sq_flags] & IORING_SQ_NEED_WAKEUP:
+            result = syscalls.enter(self._enter_fd, 0, 0, IORING_ENTER_SQ_WAKEUP | self._enter_flags)
+            if result < 0 and result != -EINTR:
+                raise self._enter_failed(-result)
+
+    def _enter(self, wait_nr, timeout, submit=True, get_events=0, min_wait_us=0):
         """Submit, then wait until `wait_nr` CQEs are there or `timeout` seconds have gone."""
         if self._owner != get_ident():
             self._check_owner()
-        sq, head_at = self._sq, self._sq_head
+        if submit and (self._sqpoll or self._rewinds):
+            submitted, complete = self._submit_otherwise()
+            if complete and (wait_nr or get_events):
+                self._enter(wait_nr, timeout, False, get_events, min_wait_us)
+            return submitted
+        sq, head_at, more = self._sq, self._sq_head, self._enter_flags
         first = tail = sq[head_at]
         if submit:
-            # ownership   [head, tail) is the kernel's from here on: the SQEs were filled before.
-            tail = sq[self._sq_tail] = self._sqe_tail
+            tail = sq[self._sq_tail] = self._sqe_tail       # as _publish()
         if not wait_nr:
-            result = syscalls.enter(self.fd, (tail - first) & U32, 0, get_events)
+            result = syscalls.enter(self._enter_fd, (tail - first) & U32, 0, get_events | more)
             if result < 0 and result != -EINTR:
                 raise self._enter_failed(-result)
             return (sq[head_at] - first) & U32
         deadline = None if timeout is None else time.monotonic() + timeout
         cq, cq_head, cq_tail = self._cq, self._cq_head, self._cq_tail
         while True:
-            to_submit = (tail - sq[head_at]) & U32
+            to_submit = (tail - sq[head_at]) & U32 if submit else 0
             waiting = wait_nr > (cq[cq_tail] - cq[cq_head]) & U32
             if not to_submit and not waiting:
                 break
             if deadline is None or not waiting:
-                result = syscalls.enter(self.fd, to_submit, wait_nr,
-                                        IORING_ENTER_GETEVENTS if waiting else 0)
+                result = syscalls.enter(self._enter_fd, to_submit, wait_nr,
+                                        IORING_ENTER_GETEVENTS | more if waiting else more)
             else:
-                result = self._enter_until(deadline, to_submit, wait_nr)
+                result = self._enter_until(deadline, to_submit, wait_nr, min_wait_us)
             # The kernel answers with the number consumed, if there is one, and keeps to itself how
             # the wait ended. An interrupted wait is -EINTR, or 0 when a CQE came in the meantime:
             # either way, look at the words again (PEP 475: a handler that raised is gone by now).
@@ -365,20 +447,44 @@ class Ring(Prep):
                     raise self._enter_failed(-result)
             elif result < to_submit:
                 break
+            if min_wait_us and not to_submit and cq[cq_tail] != cq[cq_head]:
+                break
             if deadline is not None and not to_submit and time.monotonic() >= deadline:
                 break
         return (sq[head_at] - first) & U32
 
-    def _enter_until(self, deadline, to_submit, wait_nr):
+    def _submit_otherwise(self):
+        """SQPOLL and SQ_REWIND: (how many SQEs were submitted, whether that was all)."""
+        if self._sqpoll:
+            handed = (self._sqe_tail - self._sq[self._sq_tail]) & U32
+            self._publish()
+            if self._sq[self._sq_head] != self._sqe_tail:
+                self._wake_poller()
+            return handed, True
+        # SQ_REWIND: the kernel begins at SQE 0 each time, and knows neither head nor tail. Nothing
+        # but its answer tells how many it took; if Ctrl-C loses that, it counts as all of them.
+        count, self._sqe_tail = self._sqe_tail, 0
+        result = syscalls.enter(self._enter_fd, count, 0, self._enter_flags)
+        left = count - max(result, 0)
+        if left:
+            size = 1 << self._sqe_shift
+            self._sqes[:left * size] = bytes(self._sqes[(count - left) * size:count * size])
+            self._sqe_tail = left
+        if result < 0 and result != -EINTR:
+            raise self._enter_failed(-result)
+        return count - left, not left
+
+    def _enter_until(self, deadline, to_submit, wait_nr, min_wait_us=0):
         left = min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)      # could round to more
         if self.features & IORING_FEAT_EXT_ARG:
             abi.TIMESPEC.pack_into(self._wait_timespec, 0, *timespec(left))
-            return syscalls.enter(self.fd, to_submit, wait_nr,
-                                  IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+            struct.pack_into("=I", self._ext_arg, 12, min_wait_us)
+            return syscalls.enter(self._enter_fd, to_submit, wait_nr,
+                                  IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG | self._enter_flags,
                                   self._ext_arg_pin[0], len(self._ext_arg))
         # Before 5.11 enter has no time limit of its own.
         if to_submit:
-            return syscalls.enter(self.fd, to_submit, 0, 0)
+            return syscalls.enter(self._enter_fd, to_submit, 0, self._enter_flags)
         return self._wait_by_epoll(wait_nr, deadline)
 
     def _wait_by_epoll(self, wait_nr, deadline):
@@ -386,14 +492,28 @@ class Ring(Prep):
         # of every further completion, which poll(2) would not. liburing puts a timeout request of
         # its own into the SQ here, and has to take one value of user_data from its users for it.
         import select
-        with select.epoll() as epoll:
-            epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
+        try:
+            epoll = select.epoll()
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE):
+                raise
+            epoll = None                    # no descriptor to be had for it: look now and then
+        try:
+            if epoll:
+                epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
             while self.cq_ready < wait_nr:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return -ETIME
-                epoll.poll(min(left, 3600))         # it counts milliseconds in a C int
-                syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)   # fetch what overflowed
+                if epoll:
+                    epoll.poll(min(left, 3600))         # it counts milliseconds in a C int
+                else:
+                    time.sleep(min(left, 0.001))
+                # Fetch what overflowed.
+                syscalls.enter(self._enter_fd, 0, 0, IORING_ENTER_GETEVENTS | self._enter_flags)
+        finally:
+            if epoll:
+                epoll.close()
         return 0
 
     def _enter_failed(self, code):
@@ -404,6 +524,7 @@ class Ring(Prep):
         advice = {
             EBUSY: "more completions wait than the CQ holds: reap() first",
             EAGAIN: "the kernel has no memory for more requests: reap() first, or try again",
+            EBADFD: "this ring was made with IORING_SETUP_R_DISABLED: enable_rings() first",
             EBADR: "completions were lost, as the kernel had no memory to keep them",
         }.get(code)
         return errors.os_error(code, "io_uring_enter" + (f" ({advice})" if advice else ""))
@@ -411,7 +532,7 @@ class Ring(Prep):
     # -- the completion queue --------------------------------------------------------------------
     @property
     def cq_ready(self) -> int:
-        """How many CQEs can be taken without asking the kernel."""
+        """How many CQEs can be taken without asking the kernel; with CQE_MIXED, of 16 bytes."""
         if self._gone:
             raise self._unusable()
         return (self._cq[self._cq_tail] - self._cq[self._cq_head]) & U32
@@ -430,12 +551,12 @@ class Ring(Prep):
         if max is not None and max < 0:
             raise ValueError(f"max {max} is negative: give how many CQEs to take, or None for all")
         cqes = self._take(max)
-        ask = self._defer and not cqes
+        ask = self._asks and not cqes
         while ask or self._sq[self._sq_flags] & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN):
             if max is not None and len(cqes) >= max:
                 break
             ask = False
-            result = syscalls.enter(self.fd, 0, 0, IORING_ENTER_GETEVENTS)
+            result = syscalls.enter(self._enter_fd, 0, 0, IORING_ENTER_GETEVENTS | self._enter_flags)
             if result < 0 and result != -EINTR and not cqes:
                 raise self._enter_failed(-result)
             more = self._take(None if max is None else max - len(cqes))
@@ -448,22 +569,76 @@ class Ring(Prep):
         cq, cqes, mask, at = self._cq, self._cqes, self._cq_mask, self._cqes_at
         head = cq[self._cq_head]
         count = (cq[self._cq_tail] - head) & U32
-        if max is not None and count > max:
+        if max is not None and count > max and not self._big_cqes:
             count = max
         if not self._defer:
             # ordering   Another CPU may have posted these (io-wq, interrupts): what the tail covers
             #            must not be read before the tail itself. With DEFER_TASKRUN it was us.
             syscalls.fence()
-        taken = [_new(CQE, _unpack_cqe(cqes, at + (counter & mask) * 16))
-                 for counter in range(head, head + count)]
+        if self._big_cqes:
+            taken, count = self._copy_big(head, count, max)
+        else:
+            taken = [_new(CQE, _unpack_cqe(cqes, at + (counter & mask) * 16))
+                     for counter in range(head, head + count)]
         # ownership   The slots are the kernel's again from this store on: copied first.
         cq[self._cq_head] = (head + count) & U32
         self._account(taken)
         return taken
 
+    def _copy_big(self, head, count, max):
+        """As above in a ring with CQEs of 32 bytes -> the CQEs, and how many slots they were in."""
+        cqes, at, size = self._cqes, self._cqes_at, self._layout.cqe_size
+        taken, used = [], 0
+        while used < count and (max is None or len(taken) < max):
+            place = at + ((head + used) & self._cq_mask) * size
+            cqe = _unpack_cqe(cqes, place)
+            used += 1
+            if size == 32 or cqe[2] & IORING_CQE_F_32:
+                cqe = _new(BigCQE, cqe)
+                cqe.big_cqe = struct.unpack_from("=QQ", cqes, place + 16)
+                used += size == 16          # CQE_MIXED: in two slots of 16 bytes
+                taken.append(cqe)
+            elif not cqe[2] & IORING_CQE_F_SKIP:        # which only fills up the array's end
+                taken.append(_new(CQE, cqe))
+        return taken, used
+
+    def _expect(self, user_data, count=1):
+        """A message (IORING_OP_MSG_RING) with this user_data is on its way to this ring; with -1, is
+        not after all. For any thread: one append, and the owner reads it in _account().
+
+        Such a CQE answers no request of ours. Where one in flight has the same user_data, it would
+        otherwise be taken for that one's last, and memory be let go that the kernel may write to.
+        """
+        self._expected.append((user_data, count))
+
+    def _count_expected(self):
+        # After the CQEs have been copied out: who sent one of them had called _expect() before.
+        inflight, expected = self._inflight, self._expected
+        while expected:
+            user_data, count = expected.popleft()
+            if self._bulk and user_data in self._bulk_user_data:
+                self._bulk += count     # as _account() takes its CQE for one of the batch's
+                continue
+            left = inflight.get(user_data, 0) + count
+            if left > 0:
+                inflight[user_data] = left
+            else:
+                self._keepers.pop(user_data, None)
+                inflight.pop(user_data, None)
+
     def _account(self, taken):
         """Let go of what the requests that these CQEs answer had pinned."""
+        if self._expected:
+            self._count_expected()
         inflight, silent = self._inflight, self._silent
+        if self._bulk:
+            batches, singles = self._bulk_user_data, []
+            for cqe in taken:
+                if cqe[0] not in batches:
+                    singles.append(cqe)
+                elif not cqe[2] & IORING_CQE_F_MORE:
+                    self._bulk -= 1
+            taken = singles
         # A CQE whose user_data a request without CQE has too may tell of that one's failure.
         for user_data, _, flags in (taken if not silent else
                                     [cqe for cqe in taken if cqe[0] not in silent]):
@@ -475,33 +650,6 @@ class Ring(Prep):
                 else:
                     self._keepers.pop(user_data, None)
                     inflight.pop(user_data, None)
-
-    # -- in bulk, for many.py: packed SQEs in, plain tuples out, and no record kept -----------------
-    def _push(self, sqes):
-        """Copy packed SQEs into the queue, which has room for them. What they point to, and that they
-        are answered before close(), is the caller's to see to."""
-        first, size = (self._sqe_tail & self._sq_mask) * 64, len(sqes)
-        end = first + size
-        if end <= len(self._sqes):
-            self._sqes[first:end] = sqes
-        else:                               # round the corner
-            split = len(self._sqes) - first
-            self._sqes[first:], self._sqes[:size - split] = sqes[:split], sqes[split:]
-        self._sqe_tail = (self._sqe_tail + size // 64) & U32
-
-    def _take_raw(self):
-        """All CQEs that are ready as (user_data, res, flags), for the caller to _account() for."""
-        cq, at, mask = self._cq, self._cqes_at, self._cq_mask
-        head = cq[self._cq_head]
-        count = (cq[self._cq_tail] - head) & U32
-        if not self._defer:
-            syscalls.fence()                # as in _take()
-        first, size = head & mask, mask + 1
-        taken = list(_unpack_cqes(self._cqes[at + first * 16:at + min(first + count, size) * 16]))
-        if first + count > size:
-            taken += _unpack_cqes(self._cqes[at:at + (first + count - size) * 16])
-        cq[self._cq_head] = (head + count) & U32
-        return taken
 
     def peek_cqe(self) -> CQE | None:
         """The oldest CQE, taken off the queue; None when there is none. Does not wait.
@@ -527,100 +675,19 @@ class Ring(Prep):
             raise errors.timed_out("wait_cqe", timeout)
         return cqe
 
-    # -- registering -----------------------------------------------------------------------------
     def _register(self, opcode, arg=None, nr_args=0):
         if self._owner != get_ident():
             self._check_owner()
-        result = syscalls.register(self.fd, opcode, arg, nr_args)
-        if result < 0:
-            raise errors.os_error(-result, f"io_uring_register opcode {opcode}")
-        return result
-
-    def register_probe(self) -> frozenset[int]:
-        """The opcodes (IORING_OP_*) that this kernel supports. Linux 5.6; OSError EINVAL before.
-
-        io_uring_register_probe(3).
-        """
-        data = bytearray(abi.PROBE.size + 256 * abi.PROBE_OP.size)
-        self._register(abi.IORING_REGISTER_PROBE, syscalls.pin(data), 256)
-        _, count, _ = abi.PROBE.unpack_from(data)
-        rows = abi.PROBE_OP.iter_unpack(memoryview(data)[abi.PROBE.size:][:count * 8])
-        return frozenset(op for op, _, flags, _ in rows if flags & abi.IO_URING_OP_SUPPORTED)
-
-    def register_files_sparse(self, nr_files: int) -> None:
-        """Make a table of `nr_files` empty slots for direct descriptors (IOSQE_FIXED_FILE, file_index).
-
-        OSError: EINVAL before Linux 5.19; EMFILE beyond RLIMIT_NOFILE; EBUSY where there is a table.
-        io_uring_register_files_sparse(3).
-        """
-        if not isinstance(nr_files, int):
-            raise TypeError(f"nr_files {nr_files!r} is not an int: give how many slots")
-        if not 1 <= nr_files <= MAX_FILES:
-            raise ValueError(f"nr_files {nr_files} is outside 1..{MAX_FILES}, the kernel's limit")
-        table = bytearray(abi.RSRC_REGISTER.pack(nr_files, abi.IORING_RSRC_REGISTER_SPARSE, 0, 0, 0))
-        self._register(abi.IORING_REGISTER_FILES2, syscalls.pin(table), len(table))
-
-    def register_eventfd(self, fd) -> None:
-        """Signal an eventfd(2) with each completion. Linux 5.2. io_uring_register_eventfd(3).
-
-        Under DEFER_TASKRUN polling the ring's own fd never wakes; this does. Drain the eventfd
-        first, then reap().
-        """
-        word = bytearray(4)
-        try:
-            struct.pack_into("=i", word, 0, fileno(fd))
-        except struct.error:
-            raise _bad_field(fd=fileno(fd)) from None
-        self._register(abi.IORING_REGISTER_EVENTFD, syscalls.pin(word), 1)
-
-    def unregister_eventfd(self) -> None:
-        """Undo register_eventfd(). OSError ENXIO when there was none. Linux 5.2."""
-        self._register(abi.IORING_UNREGISTER_EVENTFD)
-
-    # -- Python objects into numbers, for prep.py ------------------------------------------------
-    def _some(self, buf, size, kernel_writes, sqe_flags):
-        if buf is None and sqe_flags & IOSQE_BUFFER_SELECT:
-            return 0, size or 0, None           # the kernel picks a buffer of the group
-        address, length, keeper = self._buffer(buf, kernel_writes)
-        if size is not None and not isinstance(size, int):
-            raise TypeError(f"length {size!r} is not an int: give how many bytes of the buffer")
-        if size is not None and not 0 <= size <= length:
-            raise ValueError(f"a length of {size} is outside the buffer of {length} bytes")
-        return address, length if size is None else size, keeper
-
-    @staticmethod
-    def _buffer(buf, kernel_writes):
-        return syscalls.writable(buf) if kernel_writes else syscalls.readable(buf)
-
-    @staticmethod
-    def _sockaddr(fd, address):
-        if type(address) is sockaddr.SockAddr:
-            raw = address.raw
-        else:
-            family = getattr(fd, "family", None)
-            if family is None:
-                family = sockaddr.guess_family(address)
-            raw = sockaddr.pack(family, address, resolve=False)
-        return syscalls.address_of(raw), len(raw), raw
-
-    @staticmethod
-    def _path(path):
-        raw = os.fsencode(path)
-        if b"\0" in raw:
-            raise ValueError(f"path {path!r} has an embedded NUL: the kernel would stop there")
-        raw += b"\0"
-        return syscalls.address_of(raw), raw
-
-    @staticmethod
-    def _timespec(ts):
-        raw = abi.TIMESPEC.pack(*timespec(ts))
-        return syscalls.address_of(raw), raw
+        if self.fd < 0:         # only a number is left of it
+            opcode |= IORING_REGISTER_USE_REGISTERED_RING
+            return syscalls.register(self._enter_fd, opcode, arg, nr_args)
+        return syscalls.register(self.fd, opcode, arg, nr_args)
 
     # -- the end ---------------------------------------------------------------------------------
     @property
     def closed(self) -> bool:
         """True after close(), and in a forked child."""
-        return self.fd < 0
+        return self._layout is None
 
     def close(self) -> None:
         """Cancel what is in flight, wait for it, give everything back. May be called twice.
@@ -630,7 +697,8 @@ class Ring(Prep):
         """
         if self.closed:
             return
-        mine = self._owner == get_ident() or not self.flags & IORING_SETUP_SINGLE_ISSUER
+        mine = self._owner == get_ident() or not (
+            self.flags & IORING_SETUP_SINGLE_ISSUER or self._enter_flags & IORING_ENTER_REGISTERED_RING)
         try:
             if mine and self._owed():
                 self._cancel_in_flight()
@@ -639,16 +707,24 @@ class Ring(Prep):
             pass
         finally:
             # What could not be cancelled in time (or not by this thread) stays pinned for good.
+            if self._bulk:
+                _orphans.extend(self._batches)
             _orphans.extend(self._keepers.values())
             _orphans.extend(self._chain_keepers + self._unanswered)
+            if self._owed():
+                _orphans.extend(self._registered_memory())
             self._release("is closed: make a new one")
 
     def _owed(self):
         """The user_data of all that may be in flight, and perhaps of more."""
-        return {*self._inflight, *self._silent, *self._keepers}
+        self._count_expected()
+        bulk = self._bulk_user_data if self._bulk else ()
+        return {*self._inflight, *self._silent, *self._keepers, *bulk}
 
     def _cancel_in_flight(self):
         self._drop_unsubmitted()
+        if self.flags & IORING_SETUP_IOPOLL and not self._disabled:
+            return self._wait_for_iopoll()
         marker = U64
         owed = self._owed()
         while marker in owed:
@@ -658,27 +734,42 @@ class Ring(Prep):
         # that an interrupted reap() lost. A request that waits for its turn in a chain can't be
         # found (-ENOENT) and may begin while we cancel others. So round after round, until one
         # finds nothing at all.
-        found = True
+        found = not self._disabled      # then nothing was ever handed over
         while found:
             found = False
             for user_data in self._owed():
                 if not (user_data in self._inflight or user_data in self._silent
-                        or user_data in self._keepers):
+                        or user_data in self._keepers or self._bulk):
                     continue            # its last CQE came in the meantime
                 answer = self._cancel_and_wait(user_data, marker, deadline)
-                if answer is None:
+                if answer is None or answer == -EACCES:     # too late; or forbidden by a restriction
                     return
                 if answer != -ENOENT:
                     found = True
                     if answer != 0:
                         time.sleep(0.001)       # -EALREADY: a worker thread is still at it
-        self._keepers.clear()
-        self._chain_keepers.clear()
-        self._unanswered.clear()
+        self._bulk = 0
+        for owed in self._inflight, self._silent, self._keepers, self._chain_keepers, self._unanswered:
+            owed.clear()
+
+    def _wait_for_iopoll(self):
+        # There is nothing to cancel with here (only reads and writes are polled for), and a disk does
+        # answer.
+        deadline = time.monotonic() + _CLOSE_PATIENCE
+        tags = self._live_tags()
+        while time.monotonic() < deadline:
+            self.reap()
+            if not self._bulk and self._inflight == tags:       # no requests: buffers that are registered
+                if not self._silent:
+                    self._inflight.clear()
+                    self._keepers.clear()
+                return
 
     def _drop_unsubmitted(self):
-        # The tail goes back to the head: what was not submitted is never sent.
-        self._sqe_tail = self._sq[self._sq_tail] = self._sq[self._sq_head]
+        # The tail goes back to the head: what was not submitted is never sent. Not behind the back
+        # of SQPOLL's thread, though, which may be reading what was published.
+        end = self._sq[self._sq_tail if self._sqpoll else self._sq_head]
+        self._sqe_tail = self._sq[self._sq_tail] = end
 
     def _cancel_and_wait(self, user_data, marker, deadline):
         """The kernel's answer to a cancel; None when it did not come in time."""
@@ -693,24 +784,20 @@ class Ring(Prep):
         return None
 
     def _release(self, why):
-        """Views, then maps, then the fd: a map with views can't be closed, and dups the fd."""
         self._gone = why
         self._owner = None
         _rings.pop(id(self), None)
         self._inflight.clear()
         self._keepers.clear()
+        self._forget_registered()
+        self._batches, self._bulk, self._ran = [], 0, None
+        self._expected.clear()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
-        for view in self._views:
-            view.release()
-        for mapping in self._maps:
-            try:
-                mapping.close()
-            except BufferError:     # Ctrl-C in _view(): its traceback has a view, and will drop both
-                pass
-        self._views, self._maps = [], []
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            syscalls.close(fd)
+        self.fd = self._enter_fd = -1
+        self._sq = self._cq = self._sqes = self._cqes = None
+        if self._layout is not None:
+            self._layout.close()
+            self._layout = None         # not before: close() may be called again after Ctrl-C
 
     def __enter__(self) -> Ring:
         return self
@@ -719,7 +806,7 @@ class Ring(Prep):
         self.close()
 
     def __del__(self):
-        if getattr(self, "fd", -1) >= 0:
+        if getattr(self, "_layout", None) is not None:
             try:
                 import warnings
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
@@ -736,6 +823,8 @@ class Ring(Prep):
 
     def fileno(self) -> int:
         """The ring's fd, for poll(2) and epoll(7); see register_eventfd() about DEFER_TASKRUN."""
+        if self.fd < 0 and not self._gone:
+            raise ValueError("this ring has no file descriptor (REGISTERED_FD_ONLY, close_ring_fd())")
         return self.fd
 
     def _check_owner(self):
@@ -744,35 +833,12 @@ class Ring(Prep):
         if self.flags & IORING_SETUP_SINGLE_ISSUER:
             raise ValueError("this Ring belongs to another thread (SINGLE_ISSUER): make one per "
                              "thread, or Ring(flags=0) and a lock")
+        if self._enter_flags & IORING_ENTER_REGISTERED_RING:
+            raise ValueError("this Ring is known to the kernel by a number of another thread's "
+                             "(register_ring_fd()): make one per thread")
 
     def _unusable(self):
         return ValueError(f"this Ring {self._gone}")
-
-
-def _check_entries(name, value, limit, flags):
-    if not isinstance(value, int):
-        raise TypeError(f"{name} {value!r} is not an int: give a number from 1 to {limit}")
-    if value < 1 or (value > limit and not (flags or 0) & IORING_SETUP_CLAMP):
-        raise ValueError(f"{name} {value} is outside 1..{limit}, the kernel's limit")
-
-
-_WIDTHS = {"opcode": 8, "sqe_flags": 8, "ioprio": 16, "len": 32, "op_flags": 32, "buf_index": 16,
-           "personality": 16, "file_index": 32}
-
-
-def _bad_field(**fields):
-    """The exception for a field that does not fit its place in the SQE."""
-    for name, value in fields.items():
-        if not isinstance(value, int):
-            return TypeError(f"{name} {value!r} is not an int: give a number")
-        if name == "fd":
-            low, high = -1 << 31, (1 << 31) - 1
-        else:
-            low, high = 0, (1 << _WIDTHS.get(name, 64)) - 1
-        if not low <= value <= high:
-            return ValueError(f"{name} {value} is outside {low}..{high}, what the SQE's field holds: "
-                              "give a number in there")
-    raise AssertionError(fields)
 
 
 def _after_fork_in_child():
@@ -781,7 +847,7 @@ def _after_fork_in_child():
     # everything. Not MADV_DONTFORK: when Python later unmaps that hole in the child, it unmaps
     # whatever moved in since.
     for ring in [reference() for reference in _rings.values()]:
-        if ring is not None and ring.fd >= 0:
+        if ring is not None and not ring._gone:
             ring._release("belongs to the parent process: make a new one after fork()")
 
 

@@ -128,6 +128,8 @@ def _bytes_view(buffer) -> memoryview:
     try:
         view = memoryview(buffer)
     except TypeError:
+        if hasattr(type(buffer), "__buffer__"):     # PEP 688, which Python itself knows since 3.12
+            return buffer.__buffer__(0)
         raise TypeError(f"a buffer is needed (bytes, bytearray, memoryview, array, mmap), not "
                         f"{type(buffer).__name__}") from None
     if not view.c_contiguous:
@@ -142,9 +144,25 @@ def _pinned(view: memoryview) -> tuple[int, int, object]:
     return addressof(keeper), view.nbytes, keeper
 
 
+def windows(memory, size: int):
+    """A function from i to the i-th `size` bytes of a writable buffer, as an object of its own that
+    weakref can watch.
+
+    That lives as long as any memoryview of it, slices and casts and our own keepers included. So its
+    end tells that nobody looks at that part any more.
+    """
+    kind = c_char * size        # once: making a type takes ten times as long as making one of it
+    return lambda number: kind.from_buffer(memory, number * size)
+
+
 def pin(buffer: bytearray):
     """`buffer` as an argument for enter() and register(); keep what it answers."""
     return byref(c_char.from_buffer(buffer))
+
+
+def offset(number: int):
+    """A number as an argument for enter(), where the kernel takes it for a place in registered memory."""
+    return c_size_t(number)
 
 
 # -- ordering ------------------------------------------------------------------------------------

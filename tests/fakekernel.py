@@ -1,9 +1,9 @@
 """The kernel's side of both rings, over plain memory: no io_uring, and nothing left to luck.
 
-FakeKernel stands in for the module `syscalls` in ring.py:
+FakeKernel stands in for the module `syscalls` in ring.py and layout.py:
 
     fake = FakeKernel(sq_start=2**32 - 3)
-    monkeypatch.setattr("pyuring.ring.syscalls", fake)
+    fake.install(monkeypatch)
     ring = Ring(8)
 
 It keeps the rules of io_uring(7): the SQ is read from head to tail through the index array, a CQE goes to the CQ's
@@ -68,6 +68,7 @@ class FakeKernel:
     readable = staticmethod(syscalls.readable)
     writable = staticmethod(syscalls.writable)
     pin = staticmethod(syscalls.pin)
+    offset = staticmethod(syscalls.offset)
 
     def __init__(self, *, features=FEATURES, refuse=0, setup_errno=0, sq_start=0, cq_start=0):
         self.features, self.refuse, self.setup_errno = features, refuse, setup_errno
@@ -78,6 +79,12 @@ class FakeKernel:
         self.answer = self.no_answer
         self.maps = {}
         self.fd = -1
+
+    def install(self, monkeypatch):
+        """Be the kernel for the rings of this test."""
+        monkeypatch.setattr("pyuring.ring.syscalls", self)
+        monkeypatch.setattr("pyuring.layout.syscalls", self)
+        monkeypatch.setattr("pyuring.batch.syscalls", self)
 
     # -- what ring.py calls ----------------------------------------------------------------------------------
     def setup(self, entries, params):

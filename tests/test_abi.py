@@ -21,6 +21,8 @@ from pyuring import abi
 
 HEADER = Path(os.environ.get("IO_URING_HEADER", "/usr/include/linux/io_uring.h"))
 QUERY_HEADER = HEADER.parent / "io_uring" / "query.h"     # Linux 6.18
+BPF_HEADER = HEADER.parent / "io_uring" / "bpf_filter.h"  # Linux 7.0
+MORE_HEADERS = [QUERY_HEADER, BPF_HEADER]
 
 OPS = {name: value for name, value in vars(abi).items() if name.startswith("IORING_OP_")}
 
@@ -31,8 +33,7 @@ def header_text():
     if not HEADER.exists():
         pytest.skip(f"no {HEADER}: install the kernel headers, or set IO_URING_HEADER")
     text = HEADER.read_text()
-    if QUERY_HEADER.exists():
-        text += QUERY_HEADER.read_text()
+    text += "".join(header.read_text() for header in MORE_HEADERS if header.exists())
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
     return text.replace("\\\n", " ")
 
@@ -151,6 +152,7 @@ LAYOUTS = [
     ("SQE", "io_uring_sqe",
      "opcode flags ioprio fd off addr len fsync_flags user_data buf_index personality file_index|splice_fd_in"
      " addr3|__pad2 -"),
+    ("ATTR_PI", "io_uring_attr_pi", "flags app_tag len addr seed"),
     ("CQE", "io_uring_cqe", "user_data res flags"),
     ("PARAMS", "io_uring_params",
      "sq_entries cq_entries flags sq_thread_cpu sq_thread_idle features wq_fd - - -"
@@ -167,6 +169,9 @@ LAYOUTS = [
     ("QUERY_OPCODE", "io_uring_query_opcode",
      "nr_request_opcodes nr_register_opcodes feature_flags ring_setup_flags enter_flags sqe_flags"
      " nr_query_opcodes"),
+    ("QUERY_ZCRX", "io_uring_query_zcrx",
+     "register_flags area_flags nr_ctrl_opcodes features rq_hdr_size rq_hdr_alignment"),
+    ("QUERY_SCQ", "io_uring_query_scq", "hdr_size hdr_alignment"),
     ("SYNC_CANCEL_REG", "io_uring_sync_cancel_reg", "addr fd flags timeout.tv_sec timeout.tv_nsec opcode"),
     ("RSRC_REGISTER", "io_uring_rsrc_register", "nr flags resv2 data tags"),
     ("RSRC_UPDATE", "io_uring_rsrc_update", "offset resv data"),
@@ -182,6 +187,13 @@ LAYOUTS = [
     ("NAPI", "io_uring_napi", "busy_poll_to prefer_busy_poll"),
     ("REGION_DESC", "io_uring_region_desc", "user_addr size flags id mmap_offset"),
     ("MEM_REGION_REG", "io_uring_mem_region_reg", "region_uptr flags"),
+    ("ZCRX_IFQ_REG", "io_uring_zcrx_ifq_reg",
+     "if_idx if_rxq rq_entries flags area_ptr region_ptr offsets.head offsets.tail offsets.rqes zcrx_id rx_buf_len"),
+    ("ZCRX_AREA_REG", "io_uring_zcrx_area_reg", "addr len rq_area_token flags dmabuf_fd"),
+    ("ZCRX_RQE", "io_uring_zcrx_rqe", "off len"),
+    ("ZCRX_CTRL", "zcrx_ctrl", "zcrx_id op zc_export.zcrx_fd"),
+    ("BPF", "io_uring_bpf",
+     "cmd_type cmd_flags filter.opcode filter.flags filter.filter_len filter.pdu_size filter.filter_ptr"),
 ]
 
 # Union members beside the one that names our field: they must lie where abi.py's comment on SQE puts them.
@@ -197,7 +209,8 @@ SQE_MEMBERS = {
 
 ARRAYS = {"cmd", "__pad2", "pad"}        # their size and sign tell nothing about a field of ours
 
-EMBEDDED = {"sq_off": "io_sqring_offsets", "cq_off": "io_cqring_offsets"}
+EMBEDDED = {"sq_off": "io_sqring_offsets", "cq_off": "io_cqring_offsets", "offsets": "io_uring_zcrx_offsets",
+            "zc_export": "zcrx_ctrl_export", "filter": "io_uring_bpf_filter"}
 
 
 def spans(layout):
@@ -248,8 +261,7 @@ def c_layout(tmp_path_factory):
             lines.append(f'printf("{c_name}.{field} %zu %zu %d\\n", {offset}, {size}, {signed});')
 
     includes = ["<stddef.h>", "<stdio.h>", "<linux/time_types.h>", f'"{HEADER}"']
-    if QUERY_HEADER.exists():
-        includes.append(f'"{QUERY_HEADER}"')
+    includes += [f'"{header}"' for header in MORE_HEADERS if header.exists()]
     directory = tmp_path_factory.mktemp("abi")
     (directory / "layout.c").write_text("".join(f"#include {file}\n" for file in includes)
                                         + "int main(void)\n{\n" + "\n".join(lines) + "\nreturn 0;\n}\n")

@@ -190,6 +190,45 @@ def test_doctor_names_the_opcodes_that_are_missing(main, monkeypatch):
     assert json.loads(main("doctor", "--json")[1])["opcodes_missing"] == ["pipe"]
 
 
+# ---- opcodes ----------------------------------------------------------------------------------------
+
+def test_opcodes_shows_the_table_against_the_probe(main):
+    code, stdout, stderr = main("opcodes")
+    works = probe()
+    lines = stdout.splitlines()
+    assert (code, stderr) == (0, "")
+    for row in abi.OPCODES:
+        line = lines[1 + 2 * row.number].split()
+        assert line[:3] == [str(row.number), row.name, row.since]
+        assert line[3] == ("?" if not works.ops else "yes" if row.name in works.ops else "no")
+        assert line[4:] == [helper if helper != "prep_rw" else "prep_recv_zc" for helper in row.helpers]
+        assert lines[2 + 2 * row.number].strip() == row.fields
+    assert works.release in lines[-1]
+
+
+def test_opcodes_json_is_one_object(main):
+    code, stdout, _ = main("opcodes", "--json")
+    report, works = json.loads(stdout), probe()
+    assert code == 0 and stdout.count("\n") == 1
+    assert [row["name"] for row in report["opcodes"]] == [row.name for row in abi.OPCODES]
+    for row in report["opcodes"]:
+        assert set(row) == {"number", "name", "since", "fields", "helpers", "supported"}
+        assert row["supported"] == (row["name"] in works.ops if works.ops else None)
+        assert all(hasattr(pyuring.Ring, helper) for helper in row["helpers"])
+
+
+@pytest.mark.parametrize("ops, here, last", [
+    (frozenset(), "?", "can't be asked which it has: because."),
+    (frozenset(("nop", "op70", "op71")), "yes", "has 1 of these 65, and newer ones: op70 op71."),
+], ids=["blocked", "newer"])
+def test_opcodes_says_what_it_does_not_know(ops, here, last, main, monkeypatch):
+    works = probe()._replace(available=bool(ops), reason="" if ops else "because", ops=ops)
+    monkeypatch.setattr(cli, "probe", lambda: works)
+    code, stdout, _ = main("opcodes")
+    assert code == 0 and stdout.splitlines()[1].split()[3] == here
+    assert stdout.endswith(last + "\n")
+
+
 def behaves(monkeypatch, letter, release, connect=None):
     """From now on doctor runs on a kernel that behaves like that era."""
     if connect is None:
@@ -809,6 +848,7 @@ def test_the_timer_and_its_handler_are_put_back(main, target):
     (["unknown"], ["'unknown'", "doctor", "replay"]),
     (["127.0.0.1:80"], ["'127.0.0.1:80'", "connect"]),
     (["doctor", "me"], ["me"]),
+    (["opcodes", "read"], ["read"]),
     (["--nonsense"], ["--nonsense"]),
 ])
 def test_bad_usage_is_one_line_that_names_the_value_and_exit_2(main, arguments, words):
@@ -835,7 +875,8 @@ def test_bad_usage_in_a_child_is_one_line_too():
 
 @pytest.mark.parametrize("arguments, words", [
     (["--help"], ["doctor", "connect", "tour"]), (["connect", "--help"], ["--concurrency", "unix:/path"]),
-    (["doctor", "--help"], ["--json"]), (["replay", "--help"], ["6.2", "--all"]), (["--version"], [pyuring.__version__]),
+    (["doctor", "--help"], ["--json"]), (["replay", "--help"], ["6.2", "--all"]),
+    (["opcodes", "--help"], ["--json"]), (["--version"], [pyuring.__version__]),
 ])
 def test_help_and_version_exit_0(main, arguments, words):
     code, stdout, stderr = main(*arguments)
@@ -901,7 +942,7 @@ def test_ctrl_c_with_json_leaves_json(target, mute, quiet):
 
 
 @pytest.mark.parametrize("arguments", [(), ("connect", "many"), ("connect", "--json", "many"),
-                                       ("doctor",), ("doctor", "--json"), ("replay", "6.2"), ("--help",)],
+                                       ("doctor",), ("doctor", "--json"), ("replay", "6.2"), ("opcodes",), ("--help",)],
                          ids=lambda arguments: " ".join(arguments) or "tour")
 def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(target, arguments):
     arguments = [part for name in arguments for part in ([target] * 200 if name == "many" else [name])]

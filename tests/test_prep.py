@@ -1,71 +1,30 @@
-"""pyuring/prep.py: which argument lands in which of the 64 bytes.
+"""pyuring/prep.py and arguments.py: which argument lands in which of the 64 bytes, and what is refused.
 
-Each case is written down three times: the call, the bytes it must make (put together here from the offsets in
-linux/io_uring.h, not from abi.SQE), and the same call in C. Where liburing's header and a C compiler are at hand,
-liburing's own io_uring_prep_* must make the same bytes. What an SQE points to is read back from its address.
+Cases as in prepbytes.py. Read first: that; next: test_prep_files.py, test_prep_sockets.py.
 """
 import array
 import ctypes
 import math
 import mmap
-import shutil
+import os
 import socket
 import struct
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from fakekernel import FakeKernel
+from prepbytes import (  # noqa: F401
+    DATA, IN, LEN, PLACE, SIN, U64, UD, as_liburing, ask_liburing, exact_bytes, expected, fake, ring, sent, ts,
+    u32_halves,
+)
 
-from pyuring.prep import Timespec
+from pyuring.arguments import Timespec
+from pyuring.prep import Prep
 from pyuring.ring import Ring
-from pyuring.sockaddr import SockAddr
+from pyuring.waiting import EPOLL_EVENT, EpollEvents, FutexWaitv, Siginfo
 
-LIBURING = Path("/usr/include/liburing.h")
+WORD = bytearray(b"\x01\x02\x03\x04and more")
+OTHER = array.array("I", [5, 6])
 
-# struct io_uring_sqe: offset and size in bytes of each field.
-PLACE = {"opcode": (0, 1), "flags": (1, 1), "ioprio": (2, 2), "fd": (4, 4), "off": (8, 8), "addr": (16, 8),
-         "len": (24, 4), "op_flags": (28, 4), "user_data": (32, 8), "buf_index": (40, 2), "personality": (42, 2),
-         "file_index": (44, 4), "addr3": (48, 8)}
-
-U64 = 2**64 - 1
-UD = 0x8899AABBCCDDEEFF         # a user_data with its top bit set, and no byte twice
-BIG = sys.byteorder == "big"
-
-
-def u32_halves(mask):
-    """poll32_events on this machine: on a big-endian one the two halves change places (io_uring.h)."""
-    return (mask << 16 | mask >> 16) & 0xFFFFFFFF if BIG else mask
-
-
-def expected(fields):
-    sqe = bytearray(64)
-    for name, value in fields.items():
-        at, size = PLACE[name]
-        sqe[at:at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
-    return bytes(sqe)
-
-
-def sin(port, host):
-    """struct sockaddr_in, by hand."""
-    return struct.pack("=H", 2) + struct.pack("!H", port) + bytes(host) + bytes(8)
-
-
-def ts(seconds, nanoseconds):
-    """struct __kernel_timespec."""
-    return struct.pack("=qq", seconds, nanoseconds)
-
-
-SIN = sin(0x1234, (127, 0, 0, 1))
-SIN6 = (struct.pack("=H", 10) + bytes.fromhex("1234 00045678 00000000000000000000000000000001".replace(" ", ""))
-        + struct.pack("=I", 7))
-IN = bytearray(b"in and out")           # what the kernel would write to
-LEN = array.array("i", [10])
-DATA = b"twelve bytes"
-
-# What liburing calls p is a pointer: its value differs and is masked, its target is compared by the first test.
-# name: (call, fields, {pointer field: bytes it points to}, C)
 CASES = {
     "nop": (
         lambda r: r.prep_nop(),
@@ -74,114 +33,22 @@ CASES = {
         lambda r: r.prep_nop(user_data=UD, sqe_flags=0x7f),
         {"opcode": 0, "fd": -1, "flags": 0x7f, "user_data": UD}, {},
         "io_uring_prep_nop(s); s->flags = 0x7f; s->user_data = UD"),
-    "socket": (
-        lambda r: r.prep_socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 17, user_data=UD),
-        {"opcode": 45, "fd": 10, "off": 0o2000002, "len": 17, "user_data": UD}, {},
-        "io_uring_prep_socket(s, AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 17, 0); s->user_data = UD"),
-    "socket into a slot": (
-        lambda r: r.prep_socket(2, 1, 0, 3, file_index=5, sqe_flags=8),
-        {"opcode": 45, "fd": 2, "off": 1, "op_flags": 3, "file_index": 5, "flags": 8}, {},
-        "io_uring_prep_socket_direct(s, AF_INET, SOCK_STREAM, 0, 4, 3); s->flags = 8"),
-    "socket into any slot": (
-        lambda r: r.prep_socket(2, 1, file_index=0xFFFFFFFF),
-        {"opcode": 45, "fd": 2, "off": 1, "file_index": 0xFFFFFFFF}, {},
-        "io_uring_prep_socket_direct_alloc(s, AF_INET, SOCK_STREAM, 0, 0)"),
-    "connect": (
-        lambda r: r.prep_connect(5, ("127.0.0.1", 0x1234), user_data=UD, sqe_flags=4, personality=0x0201),
-        {"opcode": 16, "fd": 5, "off": 16, "user_data": UD, "flags": 4, "personality": 0x0201}, {"addr": SIN},
-        "io_uring_prep_connect(s, 5, p, 16); s->user_data = UD; s->flags = 4; s->personality = 0x0201"),
-    "connect ipv6 with flow and scope": (
-        lambda r: r.prep_connect(5, ("::1", 0x1234, 0x45678, 7)),
-        {"opcode": 16, "fd": 5, "off": 28}, {"addr": SIN6}, "io_uring_prep_connect(s, 5, p, 28)"),
-    "connect unix path": (
-        lambda r: r.prep_connect(5, "/run/x"),
-        {"opcode": 16, "fd": 5, "off": 9}, {"addr": struct.pack("=H", 1) + b"/run/x\0"},
-        "io_uring_prep_connect(s, 5, p, 9)"),
-    "connect abstract name": (
-        lambda r: r.prep_connect(5, b"\0xy"),
-        {"opcode": 16, "fd": 5, "off": 5}, {"addr": struct.pack("=H", 1) + b"\0xy"},
-        "io_uring_prep_connect(s, 5, p, 5)"),
-    "connect SockAddr": (
-        lambda r: r.prep_connect(5, SockAddr(b"\x63\x00any bytes")),
-        {"opcode": 16, "fd": 5, "off": 11}, {"addr": b"\x63\x00any bytes"}, "io_uring_prep_connect(s, 5, p, 11)"),
-    "accept": (
-        lambda r: r.prep_accept(5, user_data=UD),
-        {"opcode": 13, "fd": 5, "op_flags": 0o2000000, "user_data": UD}, {},
-        "io_uring_prep_accept(s, 5, 0, 0, SOCK_CLOEXEC); s->user_data = UD"),
-    "accept with addr and addrlen": (
-        lambda r: r.prep_accept(5, IN, LEN, 0o4000, ioprio=6, personality=9),
-        {"opcode": 13, "fd": 5, "op_flags": 0o4000, "ioprio": 6, "personality": 9},
-        {"addr": bytes(IN), "off": struct.pack("=i", 10)},
-        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, SOCK_NONBLOCK); s->ioprio = 6; s->personality = 9"),
-    "accept with addr alone": (
-        lambda r: r.prep_accept(5, IN, flags=0),
-        {"opcode": 13, "fd": 5}, {"addr": bytes(IN), "off": struct.pack("=i", 10)},
-        "io_uring_prep_accept(s, 5, p, (socklen_t *)p, 0)"),
-    "accept multishot": (
-        lambda r: r.prep_accept(5, flags=0, ioprio=1),
-        {"opcode": 13, "fd": 5, "ioprio": 1}, {}, "io_uring_prep_multishot_accept(s, 5, 0, 0, 0)"),
-    "accept into a slot": (
-        lambda r: r.prep_accept(5, flags=0, file_index=8),
-        {"opcode": 13, "fd": 5, "file_index": 8}, {}, "io_uring_prep_accept_direct(s, 5, 0, 0, 0, 7)"),
-    "shutdown": (
-        lambda r: r.prep_shutdown(5, socket.SHUT_RDWR, user_data=UD, sqe_flags=1),
-        {"opcode": 34, "fd": 5, "len": 2, "user_data": UD, "flags": 1}, {},
-        "io_uring_prep_shutdown(s, 5, SHUT_RDWR); s->user_data = UD; s->flags = 1"),
-    "send": (
-        lambda r: r.prep_send(5, DATA, flags=0x4000, user_data=UD, sqe_flags=0x10, ioprio=1),
-        {"opcode": 26, "fd": 5, "len": 12, "op_flags": 0x4000, "user_data": UD, "flags": 0x10, "ioprio": 1},
-        {"addr": DATA},
-        "io_uring_prep_send(s, 5, p, 12, MSG_NOSIGNAL); s->user_data = UD; s->flags = 0x10; s->ioprio = 1"),
-    "send a part": (
-        lambda r: r.prep_send(5, memoryview(DATA)[3:], 4),
-        {"opcode": 26, "fd": 5, "len": 4}, {"addr": b"lve "}, "io_uring_prep_send(s, 5, p, 4, 0)"),
-    "recv": (
-        lambda r: r.prep_recv(5, IN, flags=0x40, user_data=UD),
-        {"opcode": 27, "fd": 5, "len": 10, "op_flags": 0x40, "user_data": UD}, {"addr": bytes(IN)},
-        "io_uring_prep_recv(s, 5, p, 10, MSG_DONTWAIT); s->user_data = UD"),
-    "recv from inside a buffer": (
-        lambda r: r.prep_recv(5, memoryview(IN)[2:], 3, ioprio=1),
-        {"opcode": 27, "fd": 5, "len": 3, "ioprio": 1}, {"addr": bytes(IN[2:5])},
-        "io_uring_prep_recv(s, 5, p, 3, 0); s->ioprio = 1"),
-    "recv with a provided buffer": (
-        lambda r: r.prep_recv(5, None, 64, sqe_flags=0x20, buf_group=0x0304, ioprio=2),
-        {"opcode": 27, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 0x0304, "ioprio": 2}, {},
-        "io_uring_prep_recv(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 0x0304; s->ioprio = 2"),
-    "openat": (
-        lambda r: r.prep_openat(-100, "/tmp/\u00e9", 0o1101, 0o640, user_data=UD, personality=2),
-        {"opcode": 18, "fd": -100, "len": 0o640, "op_flags": 0o1101, "user_data": UD, "personality": 2},
-        {"addr": "/tmp/\u00e9".encode() + b"\0"},
-        "io_uring_prep_openat(s, AT_FDCWD, p, 01101, 0640); s->user_data = UD; s->personality = 2"),
-    "openat into a slot": (
-        lambda r: r.prep_openat(4, Path("f"), 0, file_index=1),
-        {"opcode": 18, "fd": 4, "len": 0o777, "file_index": 1}, {"addr": b"f\0"},
-        "io_uring_prep_openat_direct(s, 4, p, 0, 0777, 0)"),
-    "close": (
-        lambda r: r.prep_close(5, user_data=UD),
-        {"opcode": 19, "fd": 5, "user_data": UD}, {}, "io_uring_prep_close(s, 5); s->user_data = UD"),
-    "read": (
-        lambda r: r.prep_read(5, IN, user_data=UD),
-        {"opcode": 22, "fd": 5, "off": U64, "len": 10, "user_data": UD}, {"addr": bytes(IN)},
-        "io_uring_prep_read(s, 5, p, 10, -1); s->user_data = UD"),
-    "read at an offset": (
-        lambda r: r.prep_read(5, IN, 4, 2**40 + 3, rw_flags=8, ioprio=0x2001, personality=2),
-        {"opcode": 22, "fd": 5, "off": 2**40 + 3, "len": 4, "op_flags": 8, "ioprio": 0x2001, "personality": 2},
-        {"addr": bytes(IN[:4])},
-        "io_uring_prep_read(s, 5, p, 4, (1ULL << 40) + 3); s->rw_flags = 8; s->ioprio = 0x2001; "
-        "s->personality = 2"),
-    "read with a provided buffer": (
-        lambda r: r.prep_read(5, None, 64, 0, sqe_flags=0x20, buf_group=9),
-        {"opcode": 22, "fd": 5, "len": 64, "flags": 0x20, "buf_index": 9}, {},
-        "io_uring_prep_read(s, 5, 0, 64, 0); s->flags = 0x20; s->buf_group = 9"),
-    "write": (
-        lambda r: r.prep_write(5, DATA, user_data=UD),
-        {"opcode": 23, "fd": 5, "off": U64, "len": 12, "user_data": UD}, {"addr": DATA},
-        "io_uring_prep_write(s, 5, p, 12, -1); s->user_data = UD"),
-    "write at an offset": (
-        lambda r: r.prep_write(5, bytearray(DATA), 6, 7, rw_flags=0x10, ioprio=1, personality=3),
-        {"opcode": 23, "fd": 5, "off": 7, "len": 6, "op_flags": 0x10, "ioprio": 1, "personality": 3},
-        {"addr": DATA[:6]},
-        "io_uring_prep_write(s, 5, p, 6, 7); s->rw_flags = 0x10; s->ioprio = 1; s->personality = 3"),
+    "nop with a result": (
+        lambda r: r.prep_nop(result=-110, user_data=UD),
+        {"opcode": 0, "fd": -1, "op_flags": 1, "len": -110, "user_data": UD}, {},
+        "io_uring_prep_nop(s); s->rw_flags = 1; s->len = -110; s->user_data = UD"),
+    "nop with something to look up": (
+        lambda r: r.prep_nop(nop_flags=0x2e, fd=5, buf_index=7, big_cqe=(UD, 3)),
+        {"opcode": 0, "fd": 5, "op_flags": 0x2e, "buf_index": 7, "off": UD, "addr": 3}, {},
+        "io_uring_prep_nop(s); s->rw_flags = 0x2e; s->fd = 5; s->buf_index = 7; s->off = UD; s->addr = 3"),
+    "nop128": (
+        lambda r: r.prep_nop128(user_data=UD, sqe_flags=4),
+        {"opcode": 63, "fd": -1, "flags": 4, "user_data": UD}, {},
+        "io_uring_prep_nop128(s); s->flags = 4; s->user_data = UD"),
+    "nop128 with a result": (
+        lambda r: r.prep_nop128(result=2**31 - 1, nop_flags=2, fd=9),
+        {"opcode": 63, "fd": 9, "op_flags": 3, "len": 2**31 - 1}, {},
+        "io_uring_prep_nop128(s); s->fd = 9; s->rw_flags = 3; s->len = 0x7fffffff"),
     "poll_add": (
         lambda r: r.prep_poll_add(5, 0x2001, user_data=UD),
         {"opcode": 6, "fd": 5, "op_flags": u32_halves(0x2001), "user_data": UD}, {},
@@ -211,6 +78,10 @@ CASES = {
         lambda r: r.prep_timeout(Timespec(2**63 - 1, 999_999_999)),
         {"opcode": 11, "fd": -1, "len": 1}, {"addr": ts(2**63 - 1, 999_999_999)},
         "io_uring_prep_timeout(s, (struct __kernel_timespec *)p, 0, 0)"),
+    "timeout in nanoseconds": (
+        lambda r: r.prep_timeout(1.5, 0, 0x80),
+        {"opcode": 11, "fd": -1, "len": 1, "op_flags": 0x80, "addr": 1_500_000_000}, {},
+        "io_uring_prep_timeout(s, (void *)1500000000, 0, 0x80)"),
     "timeout_remove": (
         lambda r: r.prep_timeout_remove(UD, 1, user_data=3),
         {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 1, "user_data": 3}, {},
@@ -219,6 +90,10 @@ CASES = {
         lambda r: r.prep_timeout_update(0, UD, 1, user_data=3),
         {"opcode": 12, "fd": -1, "addr": UD, "op_flags": 3, "user_data": 3}, {"off": ts(0, 0)},
         "io_uring_prep_timeout_update(s, (struct __kernel_timespec *)p, UD, 1); s->user_data = 3"),
+    "timeout_update in nanoseconds": (
+        lambda r: r.prep_timeout_update(Timespec(1, 7), UD, 0x80),
+        {"opcode": 12, "fd": -1, "addr": UD, "off": 1_000_000_007, "op_flags": 0x82}, {},
+        "io_uring_prep_timeout_update(s, (void *)1000000007, UD, 0x80)"),
     "link_timeout": (
         lambda r: r.prep_link_timeout(0.25, 0x20, user_data=UD, sqe_flags=4),
         {"opcode": 15, "fd": -1, "len": 1, "op_flags": 0x20, "user_data": UD, "flags": 4},
@@ -235,103 +110,108 @@ CASES = {
         lambda r: r.prep_cancel_fd(5, 1, user_data=3),
         {"opcode": 14, "fd": 5, "op_flags": 3, "user_data": 3}, {},
         "io_uring_prep_cancel_fd(s, 5, 1); s->user_data = 3"),
+    "provide_buffers": (
+        lambda r: r.prep_provide_buffers(IN, 5, 2, 0xABCD, 7, user_data=UD),
+        {"opcode": 31, "fd": 2, "len": 5, "off": 7, "buf_index": 0xABCD, "user_data": UD}, {"addr": bytes(IN)},
+        "io_uring_prep_provide_buffers(s, p, 5, 2, 0xabcd, 7); s->user_data = UD"),
+    "remove_buffers": (
+        lambda r: r.prep_remove_buffers(2, 0xABCD, user_data=UD),
+        {"opcode": 32, "fd": 2, "buf_index": 0xABCD, "user_data": UD}, {},
+        "io_uring_prep_remove_buffers(s, 2, 0xabcd); s->user_data = UD"),
+    "msg_ring": (
+        lambda r: r.prep_msg_ring(5, 7, UD, user_data=3, sqe_flags=1),
+        {"opcode": 40, "fd": 5, "len": 7, "off": UD, "flags": 1, "user_data": 3}, {},
+        "io_uring_prep_msg_ring(s, 5, 7, UD, 0); s->user_data = 3; s->flags = 1"),
+    "msg_ring of a failure": (
+        lambda r: r.prep_msg_ring(5, -110, 0),
+        {"opcode": 40, "fd": 5, "len": -110}, {}, "io_uring_prep_msg_ring(s, 5, -110, 0, 0)"),
+    "msg_ring_cqe_flags": (
+        lambda r: r.prep_msg_ring_cqe_flags(5, 7, UD, 0, 0x40002, user_data=3),
+        {"opcode": 40, "fd": 5, "len": 7, "off": UD, "op_flags": 2, "file_index": 0x40002, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_cqe_flags(s, 5, 7, UD, 0, 0x40002); s->user_data = 3"),
+    "msg_ring_fd": (
+        lambda r: r.prep_msg_ring_fd(5, 3, 8, UD, 1, user_data=3),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 9, "off": UD, "op_flags": 1, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_fd(s, 5, 3, 8, UD, 1); s->user_data = 3"),
+    "msg_ring_fd into any slot": (
+        lambda r: r.prep_msg_ring_fd(5, 3, 0xffffffff, UD),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 0xffffffff, "off": UD}, {},
+        "io_uring_prep_msg_ring_fd(s, 5, 3, IORING_FILE_INDEX_ALLOC, UD, 0)"),
+    "msg_ring_fd_alloc": (
+        lambda r: r.prep_msg_ring_fd_alloc(5, 3, UD, user_data=3),
+        {"opcode": 40, "fd": 5, "addr": 1, "addr3": 3, "file_index": 0xffffffff, "off": UD, "user_data": 3}, {},
+        "io_uring_prep_msg_ring_fd_alloc(s, 5, 3, UD, 0); s->user_data = 3"),
+    "futex_wait": (
+        lambda r: r.prep_futex_wait(WORD, 0x04030201, user_data=UD, sqe_flags=4),
+        {"opcode": 51, "fd": 2, "off": 0x04030201, "addr3": 0xffffffff, "user_data": UD, "flags": 4},
+        {"addr": bytes(WORD)},
+        "io_uring_prep_futex_wait(s, (uint32_t *)p, 0x04030201, 0xffffffff, 2, 0); s->user_data = UD; s->flags = 4"),
+    "futex_wait with everything": (
+        lambda r: r.prep_futex_wait(OTHER, 2**32 - 1, 0x80000001, 0x82),
+        {"opcode": 51, "fd": 0x82, "off": 2**32 - 1, "addr3": 0x80000001}, {"addr": bytes(OTHER)},
+        "io_uring_prep_futex_wait(s, (uint32_t *)p, 0xffffffff, 0x80000001, 0x82, 0)"),
+    "futex_wake": (
+        lambda r: r.prep_futex_wake(memoryview(OTHER)[1:], 2**31 - 1, 1, 0x82, user_data=UD),
+        {"opcode": 52, "fd": 0x82, "off": 2**31 - 1, "addr3": 1, "user_data": UD}, {"addr": bytes(OTHER)[4:]},
+        "io_uring_prep_futex_wake(s, (uint32_t *)p, 0x7fffffff, 1, 0x82, 0); s->user_data = UD"),
+    "futex_waitv": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(9, WORD), FutexWaitv(6, memoryview(OTHER)[1:], 0x82)], user_data=UD),
+        {"opcode": 53, "len": 2, "user_data": UD}, {"addr": struct.pack("=Q", 9)},
+        "io_uring_prep_futex_waitv(s, (void *)p, 2, 0); s->user_data = UD"),
+    "waitid": (
+        lambda r: r.prep_waitid(1, 99, Siginfo(), 4 | 0x01000000, user_data=UD),
+        {"opcode": 50, "fd": 99, "len": 1, "file_index": 0x01000004, "user_data": UD}, {"off": bytes(128)},
+        "io_uring_prep_waitid(s, P_PID, 99, (void *)p, 0x01000004, 0); s->user_data = UD"),
+    "waitid without infop": (
+        lambda r: r.prep_waitid(0, 0, None, 4),
+        {"opcode": 50, "fd": 0, "file_index": 4}, {}, "io_uring_prep_waitid(s, P_ALL, 0, NULL, 4, 0)"),
+    "epoll_ctl": (
+        lambda r: r.prep_epoll_ctl(5, 6, 1, 0x80000001, UD, user_data=3),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 1, "user_data": 3}, {"addr": EPOLL_EVENT.pack(0x80000001, UD)},
+        "io_uring_prep_epoll_ctl(s, 5, 6, 1, (struct epoll_event *)p); s->user_data = 3"),
+    "epoll_ctl without data": (
+        lambda r: r.prep_epoll_ctl(5, 6, 3, 4),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 3},
+        {"addr": EPOLL_EVENT.pack(4, 0)[:-8] + struct.pack("=iI", 6, 0)},
+        "io_uring_prep_epoll_ctl(s, 5, 6, 3, (struct epoll_event *)p)"),
+    "epoll_ctl that forgets": (
+        lambda r: r.prep_epoll_ctl(5, 6, 2),
+        {"opcode": 29, "fd": 5, "off": 6, "len": 2}, {}, "io_uring_prep_epoll_ctl(s, 5, 6, 2, NULL)"),
+    "epoll_wait": (
+        lambda r: r.prep_epoll_wait(5, EpollEvents(3), user_data=UD),
+        {"opcode": 59, "fd": 5, "len": 3, "user_data": UD}, {"addr": bytes(3 * EPOLL_EVENT.size)},
+        "io_uring_prep_epoll_wait(s, 5, (struct epoll_event *)p, 3, 0); s->user_data = UD"),
+    "epoll_wait for fewer than fit": (
+        lambda r: r.prep_epoll_wait(5, bytearray(50), 2),
+        {"opcode": 59, "fd": 5, "len": 2}, {"addr": bytes(50)},
+        "io_uring_prep_epoll_wait(s, 5, (struct epoll_event *)p, 2, 0)"),
 }
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    kernel = FakeKernel()
-    monkeypatch.setattr("pyuring.ring.syscalls", kernel)
-    return kernel
-
-
-@pytest.fixture
-def ring(fake):
-    with Ring(4) as ring:
-        yield ring
-
-
-def sent(fake, ring):
-    """Submits, and gives the one SQE that was there as the kernel sees it."""
-    assert ring.submit() == 1
-    return fake.submitted[-1]
-
-
-def masked(sqe, pointers):
-    sqe = bytearray(sqe)
-    for name in pointers:
-        at, size = PLACE[name]
-        sqe[at:at + size] = bytes(size)
-    return bytes(sqe)
+@pytest.fixture(autouse=True)
+def in_64_bytes(monkeypatch):
+    """What nop128 has in its first 64 bytes; how 128 lie in a ring is test_ring.py's."""
+    monkeypatch.setattr(Ring, "_sqe128", Ring._sqe, raising=False)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_exact_bytes_and_what_they_point_to(name, fake, ring):
-    call, fields, pointers, _ = CASES[name]
-    assert call(ring) is None
-    assert ring.sq_ready == 1
-    assert not fake.enters, "prep_* submits nothing"
-    sqe = fake.raw_sqe(0)
-    assert masked(sqe, pointers).hex() == expected(fields).hex()
-    for field, content in pointers.items():
-        at, size = PLACE[field]
-        address = int.from_bytes(sqe[at:at + size], sys.byteorder)
-        assert ctypes.string_at(address, len(content)) == content
+    exact_bytes(CASES[name], fake, ring)
 
 
 def test_every_prep_method_has_a_case():
-    have = {name for name in dir(Ring) if name.startswith("prep_")}
-    assert have <= {"prep_" + name.split()[0] for name in CASES}
+    have = {name for name in vars(Prep) if name.startswith("prep_")}
+    assert have == {"prep_" + name.split()[0] for name in CASES}
 
 
 @pytest.fixture(scope="module")
 def liburing(tmp_path_factory):
-    """What liburing's io_uring_prep_* fill in: case -> 64 bytes."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        pytest.skip("no C compiler to ask liburing with")
-    if not LIBURING.exists():
-        pytest.skip(f"no {LIBURING}: install liburing's headers (liburing-dev)")
-    body = "\n".join(f"    memset(s, 0, 64); {code}; show(s);" for _, _, _, code in CASES.values())
-    source = f"""
-        #define _GNU_SOURCE
-        #include <fcntl.h>
-        #include <liburing.h>
-        #include <stdint.h>
-        #include <stdio.h>
-        #include <string.h>
-        #include <sys/socket.h>
-        static void show(struct io_uring_sqe *s) {{
-            for (int i = 0; i < 64; i++) printf("%02x", ((unsigned char *)s)[i]);
-            puts("");
-        }}
-        int main(void) {{
-            const unsigned long long UD = 0x{UD:x}ULL;
-            struct io_uring_sqe sqe, *s = &sqe;
-            static char memory[128], *p = memory;
-            {body}
-            return 0;
-        }}"""
-    directory = tmp_path_factory.mktemp("liburing")
-    (directory / "prep.c").write_text(source)
-    made = subprocess.run([compiler, "-w", "-o", str(directory / "prep"), str(directory / "prep.c")],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    if made.returncode:
-        errors = [line for line in made.stderr.splitlines() if "error" in line or "undefined" in line]
-        pytest.skip(f"this liburing lacks one of the helpers: {(errors or ['?'])[0]}")
-    shown = subprocess.run([str(directory / "prep")], capture_output=True, text=True, timeout=60, check=True)
-    return dict(zip(CASES, (bytes.fromhex(line) for line in shown.stdout.split())))
+    return ask_liburing(CASES, tmp_path_factory.mktemp("liburing"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_bytes_as_liburing(name, fake, ring, liburing):
-    call, _, pointers, _ = CASES[name]
-    call(ring)
-    theirs = liburing[name]
-    for field in pointers:
-        at, size = PLACE[field]
-        assert any(theirs[at:at + size]), "a pointer in C too"
-    assert masked(fake.raw_sqe(0), pointers).hex() == masked(theirs, pointers).hex()
+    as_liburing(name, CASES[name], fake, ring, liburing)
 
 
 def test_an_sqe_keeps_nothing_of_the_one_that_was_there_before(fake, ring):
@@ -537,6 +417,66 @@ BAD = {
     "Timespec with a second of ns": (lambda r: r.prep_link_timeout(Timespec(0, 10**9)), ValueError, str(10**9)),
     "Timespec with ns below 0": (lambda r: r.prep_timeout_update(Timespec(1, -1), 7), ValueError, "tv_nsec=-1"),
     "Timespec of floats": (lambda r: r.prep_timeout(Timespec(0.5, 0)), ValueError, "0.5"),
+    "a nop's result of 33 bits": (lambda r: r.prep_nop(result=2**32), ValueError, f"result {2**32}"),
+    "a nop's result in float": (lambda r: r.prep_nop(result=1.0), TypeError, "result 1.0"),
+    "nop_flags of 33 bits": (lambda r: r.prep_nop(nop_flags=2**32), ValueError, str(2**32)),
+    "an immediate time beyond 63 bits": (lambda r: r.prep_timeout(2**34, 0, 0x80), ValueError, str(2**34)),
+    "a message's res of 33 bits": (lambda r: r.prep_msg_ring(5, 2**32, 0), ValueError, f"len {2**32}"),
+    "a message's res in str": (lambda r: r.prep_msg_ring(5, "1", 0), TypeError, "len '1'"),
+    "a message's data below 0": (lambda r: r.prep_msg_ring(r, 1, -1), ValueError, "data -1"),
+    "a message's data unhashable": (lambda r: r.prep_msg_ring(r, 1, []), TypeError, "data []"),
+    "a message's flags in str": (lambda r: r.prep_msg_ring(r, 1, 1, "0"), TypeError, "'0'"),
+    "a message's CQE flags of 33 bits": (
+        lambda r: r.prep_msg_ring_cqe_flags(r, 1, 1, 0, 2**32), ValueError, str(2**32)),
+    "a message's CQE flags None": (lambda r: r.prep_msg_ring_cqe_flags(r, 1, 1, 0, None), TypeError, "None"),
+    "a message to a closed ring": (lambda r: r.prep_msg_ring(closed_socket(), 1, 1), ValueError, "closed"),
+    "a message to no ring": (lambda r: r.prep_msg_ring(None, 1, 1), TypeError, "NoneType"),
+    "a slot below 0": (lambda r: r.prep_msg_ring_fd(r, -1, 0, 1), ValueError, "source_fd -1"),
+    "a target slot below 0": (lambda r: r.prep_msg_ring_fd(r, 0, -1, 1), ValueError, "target_fd -1"),
+    "the slot whose field would say any": (
+        lambda r: r.prep_msg_ring_fd(r, 0, 0xfffffffe, 1), ValueError, f"target_fd {0xfffffffe}"),
+    "a slot of 64 bits": (lambda r: r.prep_msg_ring_fd(r, 2**40, 0, 1), ValueError, f"source_fd {2**40}"),
+    "a slot in str": (lambda r: r.prep_msg_ring_fd_alloc(r, "0", 1), TypeError, "source_fd '0'"),
+    "a futex in bytes": (lambda r: r.prep_futex_wait(bytes(4), 0), TypeError, "read-only"),
+    "a futex that is an int": (lambda r: r.prep_futex_wake(7, 0), TypeError, "int"),
+    "a futex of 3 bytes": (lambda r: r.prep_futex_wait(bytearray(3), 0), ValueError, "3 bytes"),
+    "a futex of no bytes": (lambda r: r.prep_futex_wait(bytearray(), 0), ValueError, "0 bytes"),
+    "a futex that is not aligned": (
+        lambda r: r.prep_futex_wait(memoryview(bytearray(8))[1:], 0), ValueError, "not aligned"),
+    "a futex with a node that is not aligned": (
+        lambda r: r.prep_futex_wait(memoryview(bytearray(16))[4:], 0, 1, 6), ValueError, "its 8 bytes"),
+    "a futex's value below 0": (lambda r: r.prep_futex_wait(WORD, -1), ValueError, "val -1"),
+    "a futex's value of 33 bits": (lambda r: r.prep_futex_wait(WORD, 2**32), ValueError, f"val {2**32}"),
+    "a futex's value in float": (lambda r: r.prep_futex_wait(WORD, 1.0), TypeError, "val 1.0"),
+    "a futex's mask 0": (lambda r: r.prep_futex_wait(WORD, 1, 0), ValueError, "mask 0"),
+    "a waker's mask 0": (lambda r: r.prep_futex_wake(WORD, 1, 0), ValueError, "mask 0"),
+    "futex_flags in str": (lambda r: r.prep_futex_wake(WORD, 1, 1, "2"), TypeError, "'2'"),
+    "futex_flags of 33 bits": (lambda r: r.prep_futex_wake(WORD, 1, 1, 2**32 + 2), ValueError, str(2**32 + 2)),
+    "waking as many as a C int has not": (lambda r: r.prep_futex_wake(WORD, 2**31), ValueError, f"val {2**31}"),
+    "waking fewer than none": (lambda r: r.prep_futex_wake(WORD, -1), ValueError, "val -1"),
+    "waking None": (lambda r: r.prep_futex_wake(WORD, None), TypeError, "None"),
+    "no futexes": (lambda r: r.prep_futex_waitv([]), ValueError, "0 futexes"),
+    "129 futexes": (lambda r: r.prep_futex_waitv([FutexWaitv(0, WORD)] * 129), ValueError, "129 futexes"),
+    "futexes as plain tuples": (lambda r: r.prep_futex_waitv([(0, WORD, 2)]), TypeError, "tuple"),
+    "a futex of many in bytes": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(0, WORD), FutexWaitv(0, bytes(4))]), TypeError, "read-only"),
+    "a futex of many with a value of 33 bits": (
+        lambda r: r.prep_futex_waitv([FutexWaitv(2**32, WORD)]), ValueError, str(2**32)),
+    "infop too short": (lambda r: r.prep_waitid(0, 0, bytearray(127), 4), ValueError, "127 bytes"),
+    "infop empty": (lambda r: r.prep_waitid(0, 0, bytearray(), 4), ValueError, "0 bytes"),
+    "infop read-only": (lambda r: r.prep_waitid(0, 0, bytes(128), 4), TypeError, "read-only"),
+    "waitid for a str": (lambda r: r.prep_waitid(1, "99", None, 4), TypeError, "str"),
+    "waitid with options below 0": (lambda r: r.prep_waitid(0, 0, None, -1), ValueError, "-1"),
+    "epoll events of 33 bits": (lambda r: r.prep_epoll_ctl(5, 6, 1, 2**32), ValueError, f"events {2**32}"),
+    "epoll data below 0": (lambda r: r.prep_epoll_ctl(5, 6, 1, 1, -1), ValueError, "data -1"),
+    "epoll data an object": (lambda r: r.prep_epoll_ctl(5, 6, 1, 1, ""), TypeError, "data ''"),
+    "an epoll operation below 0": (lambda r: r.prep_epoll_ctl(5, 6, -1, 1), ValueError, "-1"),
+    "epoll of a closed file": (lambda r: r.prep_epoll_ctl(5, closed_file(), 1, 1), ValueError, "closed"),
+    "no room for an event": (lambda r: r.prep_epoll_wait(5, bytearray(EPOLL_EVENT.size - 1)), ValueError, "1..0"),
+    "more events than there is room for": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 3), ValueError, "1..2"),
+    "no events": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 0), ValueError, "maxevents 0"),
+    "a number of events in float": (lambda r: r.prep_epoll_wait(5, EpollEvents(2), 1.0), TypeError, "1.0"),
+    "events into bytes": (lambda r: r.prep_epoll_wait(5, bytes(99)), TypeError, "read-only"),
     "a path with NUL": (lambda r: r.prep_openat(-100, "a\0b", 0), ValueError, r"a\x00b"),
     "a path in bytes with NUL": (lambda r: r.prep_openat(-100, b"\0", 0), ValueError, "NUL"),
     "a path that is None": (lambda r: r.prep_openat(-100, None, 0), TypeError, "NoneType"),
@@ -547,6 +487,13 @@ BAD = {
     "port a str": (lambda r: r.prep_connect(5, ("127.0.0.1", "80")), TypeError, "80"),
     "a host name": (lambda r: r.prep_connect(5, ("localhost", 80)), ValueError, "localhost"),
     "a host name, IPv6": (lambda r: r.prep_connect(5, ("localhost", 80, 0, 0)), ValueError, "localhost"),
+    "provide_buffers beyond the buffer": (lambda r: r.prep_provide_buffers(bytearray(9), 5, 2, 1), ValueError,
+                                          "2 buffers of 5 bytes"),
+    "provide_buffers of 0 bytes": (lambda r: r.prep_provide_buffers(bytearray(9), 0, 2, 1), ValueError, "0 bytes"),
+    "provide_buffers read-only": (lambda r: r.prep_provide_buffers(b"123", 3, 1, 1), TypeError, "bytes is read-only"),
+    "provide_buffers, group 65536": (lambda r: r.prep_provide_buffers(bytearray(9), 3, 3, 65536), ValueError,
+                                     "buf_index 65536"),
+    "remove_buffers, group -1": (lambda r: r.prep_remove_buffers(1, -1), ValueError, "buf_index -1"),
     "no port": (lambda r: r.prep_connect(5, ("127.0.0.1",)), TypeError, "127.0.0.1"),
     "address None": (lambda r: r.prep_connect(5, None), TypeError, "None"),
     "unix path too long": (lambda r: r.prep_connect(5, "/" + "x" * 107), ValueError, "108"),
@@ -561,6 +508,7 @@ def test_bad_input_is_refused_by_name_and_enqueues_nothing(name, fake, ring):
         call(ring)
     assert names in str(caught.value)
     assert ring.sq_ready == 0
+    ring._count_expected()
     assert not ring._inflight and not ring._keepers and not ring._chain_keepers, "a request nobody will answer"
     ring.prep_nop(user_data=UD)         # and the ring is as good as before
     assert ring.submit() == 1
@@ -573,7 +521,22 @@ def test_a_refused_buffer_is_not_kept(ring):
         ring.prep_recv(5, buffer, 5)
     with pytest.raises(ValueError):
         ring.prep_recv(5, buffer, user_data=-1)
+    with pytest.raises(ValueError):
+        ring.prep_provide_buffers(buffer, 4, 1, 65536)
     buffer += b"may grow"
+
+
+def test_memory_that_is_provided_again_and_again_is_kept_once(ring):
+    memory = bytearray(64)
+    for _ in range(2):
+        ring.prep_provide_buffers(memory, 16, 4, 1)
+        ring.prep_provide_buffers(memoryview(memory)[16:32], 16, 1, 1)
+        ring._drop_unsubmitted()
+    assert len(ring._registered["provided", 1]) == 2
+    with pytest.raises(BufferError):
+        memory.append(0)
+    ring.close()
+    memory.append(0)
 
 
 def test_a_buffer_beyond_32_bits_is_refused(tmp_path, ring):
@@ -586,3 +549,26 @@ def test_a_buffer_beyond_32_bits_is_refused(tmp_path, ring):
                 ring.prep_recv(5, mapping)
             ring.prep_recv(5, mapping, 2**32 - 1)
             ring.close()
+
+
+# ------------------------------------------------------------------------------------------------- structures
+
+def test_room_for_events_is_refused_by_name():
+    for bad, exception in ((0, ValueError), (-1, ValueError), ("3", TypeError), (1.5, TypeError)):
+        with pytest.raises(exception, match=f"maxevents {bad!r}"):
+            EpollEvents(bad)
+
+
+def test_futexes_of_many_are_packed_one_after_the_other(fake, ring):
+    ring.prep_futex_waitv(FutexWaitv(i, memoryview(OTHER)[i:], 2 + 128 * i) for i in range(2))
+    sqe = sent(fake, ring)
+    address, _ = OTHER.buffer_info()
+    assert ctypes.string_at(sqe["addr"], 48) == struct.pack("=QQIIQQII", 0, address, 2, 0, 1, address + 4, 130, 0)
+
+
+def test_epoll_event_is_what_the_c_compiler_makes_of_it():
+    fields = [("events", ctypes.c_uint32), ("data", ctypes.c_uint64)]
+    packed = {"_pack_": 1, "_layout_": "ms"} if os.uname().machine == "x86_64" else {}
+    event = type("epoll_event", (ctypes.Structure,), {**packed, "_fields_": fields})
+    assert EPOLL_EVENT.size == ctypes.sizeof(event)
+    assert bytes(event(1, UD)) == EPOLL_EVENT.pack(1, UD)

@@ -42,14 +42,14 @@ def make(monkeypatch):
     def make(entries=8, *, features=FEATURES, refuse=0, setup_errno=0, sq_start=0, cq_start=0, **options):
         fake = FakeKernel(features=features, refuse=refuse, setup_errno=setup_errno, sq_start=sq_start,
                           cq_start=cq_start)
-        monkeypatch.setattr("pyuring.ring.syscalls", fake)
+        fake.install(monkeypatch)
         ring = Ring(entries, **options)
         rings.append((ring, fake))
         return ring, fake
 
     yield make
     for ring, fake in rings:
-        monkeypatch.setattr("pyuring.ring.syscalls", fake)
+        fake.install(monkeypatch)
         fake.script.clear()
         ring.close()
 
@@ -1233,7 +1233,8 @@ def test_any_number_of_entries(entries, io_uring):
     ({"entries": 8, "cq_entries": 65537}, ValueError, "65537"),
     ({"entries": 8, "cq_entries": "16"}, TypeError, "'16'"),
     ({"flags": 1 << 31}, ValueError, hex(1 << 31)), ({"flags": -1}, ValueError, "flags"),
-    ({"flags": abi.IORING_SETUP_SQPOLL}, ValueError, "0x2"), ({"flags": abi.IORING_SETUP_CQE32}, ValueError, "0x800"),
+    ({"flags": 1 << 21}, ValueError, "0x200000"), ({"wq_fd": 3}, ValueError, "ATTACH_WQ"),
+    ({"memory": (bytearray(1), bytearray(1))}, ValueError, "NO_MMAP"),
     ({"flags": "0"}, TypeError, "'0'"),
 ])
 def test_a_ring_that_cannot_be_is_refused_by_name(arguments, exception, names):
