@@ -1288,7 +1288,7 @@ def test_the_next_address_is_tried_while_the_first_is_silent(strategy, listener,
             assert sock.getpeername() == listener.getsockname()
             assert sock.gettimeout() is None
             assert os.get_blocking(sock.fileno())
-            assert _ports_in_handshake(silent) == before        # the losers are gone already
+            assert _ports_in_handshake(silent) <= before        # the losers are gone already
     with create_connection(listener.getsockname(), strategy=strategy):      # and another works as ever
         pass
 
@@ -1339,11 +1339,12 @@ def test_all_errors_come_in_the_order_of_the_addresses(strategy, silent, refused
 def test_ctrl_c_while_several_are_tried_leaves_nothing(strategy, silent, monkeypatch):
     _resolving(monkeypatch, *[(AF_INET, 6, silent)] * 3)
     fds, ports = _fds(), _ports_in_handshake(silent)
-    with _Interruption(lambda: len(_ports_in_handshake(silent)) >= len(ports) + 3):
+    # Those of the fixture's own end after two minutes.
+    with _Interruption(lambda: len(_ports_in_handshake(silent) - ports) >= 3):
         with pytest.raises(KeyboardInterrupt):
             create_connection(("some.name", 1), happy_eyeballs_delay=0.01, strategy=strategy)
     assert _fds() == fds
-    assert _ports_in_handshake(silent) == ports
+    assert not _ports_in_handshake(silent) - ports
 
 
 def test_create_connection_of_a_name_without_addresses_is_an_oserror(strategy, monkeypatch):

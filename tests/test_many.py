@@ -197,10 +197,10 @@ def test_an_iterator_closed_early_leaves_nothing(strategy, listener, silent, ref
     fds, ports = _fds(), _ports_in_handshake(silent)        # two of the fixture's
     outcomes = connect_many([silent] * 20 + [listener.getsockname()] * 3, timeout=PATIENCE, strategy=strategy)
     assert next(outcomes).ok
-    assert len(_ports_in_handshake(silent)) == len(ports) + 20
+    assert len(_ports_in_handshake(silent) - ports) == 20
     outcomes.close()
     assert _fds() == fds
-    assert _ports_in_handshake(silent) == ports
+    assert _ports_in_handshake(silent) <= ports
     outcomes = connect_many([refused] * 20, strategy=strategy)
     next(outcomes)
     del outcomes
@@ -351,11 +351,11 @@ def test_a_bad_address_among_others_is_the_callers_mistake_and_leaves_nothing(st
 
 def test_ctrl_c_in_connect_many_leaves_nothing(strategy, silent):
     fds, ports = _fds(), _ports_in_handshake(silent)        # two of the fixture's
-    with _Interruption(lambda: len(_ports_in_handshake(silent)) >= len(ports) + 10):
+    with _Interruption(lambda: len(_ports_in_handshake(silent) - ports) >= 10):
         with pytest.raises(KeyboardInterrupt):
             list(connect_many([silent] * 10, timeout=PATIENCE, strategy=strategy))
     assert _fds() == fds
-    assert _ports_in_handshake(silent) == ports
+    assert _ports_in_handshake(silent) <= ports
 
 
 def test_outcomes_come_in_the_order_in_which_connects_end(strategy, listener, monkeypatch):
