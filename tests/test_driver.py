@@ -804,6 +804,12 @@ def test_a_fresh_socket_is_not_scrubbed_one_of_the_callers_is_where_it_was_left_
     real, scrubbed = RingDriver._scrub, []
     monkeypatch.setattr(RingDriver, "_scrub", lambda self, job: scrubbed.append(job) or real(self, job))
     monkeypatch.setattr(driver_module, "_half_ended", lambda fd: True)      # E11, on any kernel
+    asked = []
+
+    def tcp_info(sock):         # before: nothing sent; afterwards: closed, and a segment sent
+        asked.append(sock)
+        return driver_module._TCP_CLOSE, asked.count(sock) - 1
+    monkeypatch.setattr(driver_module, "_tcp_info", tcp_info)
     with Ring(8) as ring, socket.socket() as ours, socket.socket() as theirs:
         driver = RingDriver(ring)
         fresh, old = Job(ours, packed(refused), m.START_FRESH), Job(theirs, packed(refused), m.START)
