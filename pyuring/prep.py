@@ -69,7 +69,8 @@ class Prep(FilePrep, SocketPrep):
                  big_cqe: tuple[int, int] = (0, 0), user_data: int = 0, sqe_flags: int = 0) -> None:
         """Do nothing, and say so. CQE res: 0. Linux 5.1. io_uring_prep_nop(3).
 
-        What a test of code around a ring may want beside, all ignored before Linux 6.10:
+        What a test of code around a ring may want beside. Before Linux 6.10 it is ignored, or -EINVAL
+        (later stable releases, measured on 6.1.176):
         nop_flags   IORING_NOP_*: INJECT_RESULT (6.10); FILE, FIXED_FILE, FIXED_BUFFER (6.13) look up
                     fd or buf_index first; TW (6.16) completes as a request does that had to wait;
                     CQE32 (6.18). -EINVAL for those that a kernel from 6.10 on does not know
@@ -253,7 +254,8 @@ class Prep(FilePrep, SocketPrep):
     def prep_remove_buffers(self, nr: int, bgid: int, *, user_data: int = 0,
                             sqe_flags: int = 0) -> None:
         """Take up to `nr` buffers out of a group of prep_provide_buffers(). CQE res: how many were,
-        -ENOENT where there is no such group, -EINVAL where it is a buffer ring.
+        -ENOENT where there is no such group (or 0 for one below 64, seen on 6.1), -EINVAL where it is a
+        buffer ring.
 
         Linux 5.7. io_uring_prep_remove_buffers(3).
         """

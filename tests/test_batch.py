@@ -304,16 +304,25 @@ def test_what_outlives_a_batch_is_refused(make):
     assert len(batch) == 2
 
 
+@pytest.fixture
+def pipes():
+    """Two pipes: [(reader, writer), ...]"""
+    pipes = [os.pipe(), os.pipe()]
+    yield pipes
+    for fds in pipes:
+        for fd in fds:
+            os.close(fd)
+
+
 @pytest.mark.parametrize("wait", [Ring.reap, Ring.reap_raw], ids=["reap", "reap_raw"])
-@pytest.mark.parametrize("other", [False, True], ids=["alone", "beside a request"])
-def test_a_message_with_the_user_data_of_a_batch_does_not_end_it(wait, other, io_uring):
-    reader, writer = os.pipe()
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a request"])
+def test_a_message_with_the_user_data_of_a_batch_does_not_end_it(wait, beside, pipes, io_uring):
     with Ring(4) as ring, Ring(4) as sender:
         needs(sender, IORING_OP_MSG_RING)
         batch = Batch()
-        batch.prep_read(reader, bytearray(8), user_data=7)
-        if other:
-            ring.prep_poll_add(reader, 0, user_data=8)
+        batch.prep_read(pipes[0][0], bytearray(8), user_data=7)
+        if beside:
+            ring.prep_poll_add(pipes[1][0], 0, user_data=8)
         ring.push(batch)
         ring.submit()
         for data in 7, 9:
@@ -322,32 +331,28 @@ def test_a_message_with_the_user_data_of_a_batch_does_not_end_it(wait, other, io
         ring.submit_and_wait(2, timeout=LONG)
         assert [tuple(cqe) for cqe in wait(ring)] == [(7, 5, 0), (9, 5, 0)]
         assert ring._bulk == 1 and 7 in ring._owed() and 9 not in ring._owed()
-        os.write(writer, b"8 bytes.")
+        os.write(pipes[0][1], b"8 bytes.")
         ring.submit_and_wait(1, timeout=LONG)
         assert [tuple(cqe) for cqe in wait(ring)] == [(7, 8, 0)]
         assert not ring._bulk and 7 not in ring._owed()
-    os.close(reader)
-    os.close(writer)
 
 
-def test_a_message_that_comes_while_a_batch_runs_is_no_answer_to_it(io_uring):
+def test_a_message_that_comes_while_a_batch_runs_is_no_answer_to_it(pipes, io_uring):
     """The quick way of run(), which counts nothing: a message in the place of the second read."""
-    reader, writer = os.pipe()
     with Ring(4) as ring, Ring(4) as sender:
         needs(sender, IORING_OP_MSG_RING)
         batch = Batch()
-        batch.prep_read(reader, bytearray(1), user_data=1)
-        batch.prep_read(reader, bytearray(1), user_data=2)
+        for user_data, (reader, _) in enumerate(pipes, 1):
+            batch.prep_read(reader, bytearray(1), user_data=user_data)
         for _ in range(2):
-            os.write(writer, b"12")
+            for _, writer in pipes:
+                os.write(writer, b"x")
             assert {cqe[:2] for cqe in ring.run(batch)} == {(1, 1), (2, 1)}
-        os.write(writer, b"1")
+        os.write(pipes[0][1], b"x")
         sender.prep_msg_ring(ring, 5, 2)
         assert results(sender, 1) == {0: 0}
         assert {cqe[:2] for cqe in ring.run(batch)} == {(1, 1), (2, 5)}
         assert ring._bulk == 1
-        os.write(writer, b"2")
+        os.write(pipes[1][1], b"x")
         ring.submit_and_wait(1, timeout=LONG)
         assert ring.reap_raw() == [(2, 1, 0)] and not ring._bulk
-    os.close(reader)
-    os.close(writer)
