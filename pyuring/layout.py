@@ -20,7 +20,6 @@ completions, and the array of indices; the other the SQEs. Before Linux 5.4 the 
 from __future__ import annotations
 
 import mmap
-from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals     # without signal's enums
 from errno import EINVAL, EPERM
 
 from . import abi, errors, host, syscalls
@@ -133,13 +132,16 @@ class Layout:
         self._maps: list = []
         self._views: list = []
         self._memory: list = []         # keepers of memory that is ours
+        made: list = []
         try:
-            self._set_up(entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, wq_fd, memory)
+            self._set_up(made, entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, wq_fd, memory)
         except BaseException:
+            if made and self.fd < 0:    # Ctrl-C came before it was kept
+                self.fd = made[-1]
             self.close()
             raise
 
-    def _set_up(self, entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, wq_fd, memory):
+    def _set_up(self, made, entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, wq_fd, memory):
         params = bytearray(abi.PARAMS.size)
         for attempt in DEFAULT_FLAGS if flags is None else (flags,):
             if cq_entries is not None:
@@ -150,18 +152,12 @@ class Layout:
             if attempt & IORING_SETUP_NO_MMAP:
                 fields[27], fields[18] = self._own_memory(memory, entries, cq_entries, attempt)
             abi.PARAMS.pack_into(params, 0, *fields)
-            # A signal handler that raises runs between any two bytecodes, also between the system call
-            # and the assignment: the fd would be lost.
-            mask = pthread_sigmask(SIG_BLOCK, valid_signals())
-            try:
-                self.fd = result = syscalls.setup(entries, params)
-            finally:
-                pthread_sigmask(SIG_SETMASK, mask)
+            self.registered = bool(attempt & IORING_SETUP_REGISTERED_FD_ONLY)
+            self.fd = result = syscalls.setup(entries, params, made)
             if result != -EINVAL:
                 break
         if result < 0:
             raise _refused(-result, flags, cq_entries, entries, attempt)
-        self.registered = bool(attempt & IORING_SETUP_REGISTERED_FD_ONLY)
         try:
             self._map(abi.PARAMS.unpack(params))
         except OSError as error:        # each map takes a file descriptor of its own, and memory

@@ -87,7 +87,7 @@ class FakeKernel:
         monkeypatch.setattr("pyuring.batch.syscalls", self)
 
     # -- what ring.py calls ----------------------------------------------------------------------------------
-    def setup(self, entries, params):
+    def setup(self, entries, params, fds=None):
         _, cq_entries, flags = struct.unpack_from("=3I", params)
         self.setups.append(flags)
         if self.setup_errno:

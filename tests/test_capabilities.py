@@ -283,7 +283,7 @@ def machine(request, monkeypatch, tmp_path):
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     monkeypatch.setattr(host, "PROC", str(tmp_path))
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", *uname)))
-    monkeypatch.setattr(syscalls, "setup", lambda entries, params: -code)
+    monkeypatch.setattr(syscalls, "setup", lambda entries, params, fds=None: -code)
     return code, cause, reason, remedy
 
 
@@ -331,7 +331,7 @@ def test_what_may_pass_is_asked_again_and_what_lasts_is_not(machine, monkeypatch
 
 def test_connect_uses_the_ring_again_once_files_can_be_opened_again(io_uring, monkeypatch, listener):
     with monkeypatch.context() as patch:
-        patch.setattr(syscalls, "setup", lambda entries, params: -errno.EMFILE)
+        patch.setattr(syscalls, "setup", lambda entries, params, fds=None: -errno.EMFILE)
         with socket.socket() as sock, pytest.raises(errors.RingUnavailable):
             client.connect(sock, listener.getsockname(), 5, strategy="emulated")
     with socket.socket() as sock:
