@@ -717,6 +717,8 @@ def test_a_timeout_is_a_failure_unless_it_is_said_to_be_none(flags, after, ring)
     ring.prep_timeout(0.001, 0, flags, user_data=1, sqe_flags=LINK)
     ring.prep_nop(user_data=2)
     got = results(ring, 2)
+    if flags and got == {1: -errno.ECANCELED, 2: -errno.ECANCELED}:     # a chain with an error in it never begins
+        known(-errno.EINVAL, "IORING_TIMEOUT_ETIME_SUCCESS", "5.16")
     known(got[1], "IORING_TIMEOUT_ETIME_SUCCESS", "5.16")
     assert got == {1: -errno.ETIME, 2: after}
 
