@@ -37,7 +37,7 @@ def failed_steps(row):
              if row.get(step, {}).get("exit")}
     if row.get("pytest", {}).get("again", {}).get("exit") == 0:
         del steps["pytest"]
-    if row.get("parity", {}).get("exit") == 1 and row["parity"].get("twice") == []:
+    if row.get("parity", {}).get("exit") == 1 and (row["parity"].get("again") or [[1]])[-1] == []:
         del steps["parity"]
     return steps
 
@@ -58,7 +58,7 @@ def why_not_good(row):
     steps = failed_steps(row)
     if "again" in row.get("pytest", {}):
         steps["pytest"] = row["pytest"]
-    if "twice" in row.get("parity", {}):
+    if row.get("parity", {}).get("again"):
         steps["parity"] = {**row["parity"], "text": once(row)}
     return [f"{row['name']}, {step}, exit {ran['exit']} after {ran['seconds']:.0f} s:\n{ran['text'][-8000:]}"
             for step, ran in steps.items()]
@@ -68,13 +68,14 @@ def once(row):
     """The cells that differed, not those of the bare opcode; and which of them did so again."""
     lines = [f"{cell['scenario']}, {cell['socket']}, {cell['way']}: {difference(cell)}"
              for cell in cells(row) if cell["differs"] and cell["way"] != "native"]
-    return "\n".join([*lines, f"when they were played again, these differed: {row['parity']['twice'] or 'none'}"])
+    return "\n".join([*lines, *(f"when they were played again, these differed: {cells or 'none'}"
+                                for cells in row["parity"]["again"])])
 
 
 def cells_text(row):
     if "report" not in row["parity"]:
         return f"none (exit {row['parity']['exit']})"
-    again = f"; again {len(row['parity']['twice'])}" if "twice" in row["parity"] else ""
+    again = "".join(f", again {len(cells)}" for cells in row["parity"].get("again", ()))
     return " ".join(f"{way} {differing(row, way)}" for way in WAYS) + again
 
 
