@@ -2,10 +2,14 @@
 
 New here: everything. No pyuring: ctypes for the calls, mmap for the memory, struct for the bytes.
 One request that does nothing (NOP) goes in, one answer comes out.
-Needs Linux 5.1 and a machine that allows io_uring; says so if it does not.
+Before: nothing. The words: an SQE (submission queue entry) is a request, a CQE (completion queue
+entry) an answer. Each queue is a ring with a head and a tail, in memory that the kernel sees, too.
+Needs Linux 5.4 and a machine that allows io_uring; says so if it does not. Of the three calls two
+are used: the third, io_uring_register, is for what example 07 and 08 tell the kernel beforehand.
 
-Try: set NOPS to 3 and see head and tail move. Set the opcode to 255 and look at the answer.
-Next: 02_nop_through_ring.py, the same through pyuring.Ring.
+Try: NOPS = 3, and head and tail move by three. OPCODE = 255, which no kernel knows: the answer's
+res is -22, and 22 is EINVAL (io_uring_setup(2) and io_uring_enter(2) have all of these).
+Next: 02_heads_and_tails.py, the same through pyuring.Ring.
 """
 import ctypes
 import mmap
@@ -14,6 +18,7 @@ import struct
 import sys
 
 NOPS = 1
+OPCODE = 0                          # IORING_OP_NOP
 SETUP, ENTER = 425, 426             # the same numbers on every machine but alpha and mips
 GETEVENTS = 1                       # a flag of enter: wait for answers
 SQ_RING, SQES = 0, 0x10000000       # mmap offsets: the two rings; the requests themselves
@@ -27,7 +32,11 @@ params = (ctypes.c_uint32 * 30)()   # struct io_uring_params is 120 bytes
 ring_fd = libc.syscall(SETUP, 8, ctypes.byref(params))
 if ring_fd < 0:
     code = ctypes.get_errno()
-    print(f"io_uring_setup: {os.strerror(code)}. `python3 -m pyuring doctor` tells why.")
+    why = {38: "this kernel has no io_uring, or a sandbox hides it",                    # ENOSYS
+           1: "the sysctl kernel.io_uring_disabled or a seccomp profile forbids it"}    # EPERM
+    print(f"No io_uring here: io_uring_setup said {os.strerror(code)!r}:",
+          why.get(code, "see io_uring_setup(2)"))
+    print("`python3 -m pyuring doctor` knows more, and what to do.")
     sys.exit(0)
 sq_entries, cq_entries, features = params[0], params[1], params[5]
 sq_head, sq_tail, sq_mask, _, _, _, sq_array = params[10:17]    # offsets in bytes
@@ -54,7 +63,7 @@ for i in range(NOPS):
     tail = words[sq_tail // 4]
     index = tail & words[sq_mask // 4]
     sqe = bytearray(64)
-    sqe[0] = 0                                          # opcode: IORING_OP_NOP
+    sqe[0] = OPCODE                                     # the first byte
     struct.pack_into("=Q", sqe, 32, 1000 + i)           # user_data: comes back in the answer
     sqes[index * 64:index * 64 + 64] = bytes(sqe)
     words[sq_array // 4 + index] = index                # entry `index` means SQE `index`
