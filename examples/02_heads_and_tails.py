@@ -33,8 +33,9 @@ def show(ring, when):
     sq_head, sq_tail = ring._sq[ring._sq_head], ring._sq[ring._sq_tail]
     cq_head, cq_tail = ring._cq[ring._cq_head], ring._cq[ring._cq_tail]
     ours = ring._sqe_tail           # ahead of the SQ's tail by what is filled in and not published
-    print(f"  {when:<24} SQ head {sq_head} tail {sq_tail} ours {ours} [{drawing(sq_head, ours, ring.sq_entries)}]"
-          f"   CQ head {cq_head} tail {cq_tail} [{drawing(cq_head, cq_tail, ring.cq_entries)}]")
+    sq, cq = drawing(sq_head, ours, ring.sq_entries), drawing(cq_head, cq_tail, ring.cq_entries)
+    print(f"  {when:<24} SQ head {sq_head} tail {sq_tail} ours {ours} [{sq}]"
+          f"   CQ head {cq_head} tail {cq_tail} [{cq}]")
 
 
 def main():
