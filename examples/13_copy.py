@@ -7,9 +7,8 @@ sources without a size (pipes, /proc), and machines without io_uring.
 Before: 03 (out of order), 04 (buffers), 06 (closing a ring cancels what is in flight).
 Needs Linux 5.6, and works everywhere. Does not keep holes, owners or times.
 
-Try: DEPTH = 1: as many system calls as the plain loop has, and more to do for each. CHUNK = 4096: a
-system call still moves 16 chunks here, and one there; compare the times. In the page cache all of
-it is memcpy(), so depth buys little; copy from a disk or a network and try 1, 16 and 64 again.
+Try: DEPTH = 1: as many system calls as the plain loop has, and more to do for each. In the page cache
+all is memcpy(), and depth buys little; copy from a disk or a network, and try 1, 16 and 64 again.
 Next: pyuring/ring.py, which has no secrets left, or machine.py.
 """
 import filecmp
@@ -41,7 +40,7 @@ def copy_over(ring, source, dest, size):
         places[slot] = at, end, data
         ring.prep_write(dest, data, offset=at, user_data=slot)
 
-    for slot, chunk in zip(range(DEPTH), chunks):
+    for slot, chunk in zip(range(DEPTH), chunks):       # zip asks for a slot first, so no chunk is lost
         read(slot, *chunk)
     while places:
         ring.submit_and_wait(1)
@@ -67,8 +66,8 @@ def copy_over(ring, source, dest, size):
 
 
 def copy_plainly(source, dest):
-    """The same with read(2) and write(2), to the end of the file."""
-    calls = 1                       # the last read, which finds nothing
+    """The same with read(2) and write(2), to the end of the file, where one more read finds nothing."""
+    calls = 1
     while data := memoryview(os.read(source, CHUNK)):
         calls += 1
         while data:
@@ -91,7 +90,7 @@ def copy(source_path, dest_path, ring):
                 how = "io_uring", *copy_over(ring, source, dest, size)
             else:
                 how = "read(2) and write(2)", *copy_plainly(source.fileno(), dest.fileno())
-    return "{}: {} reads and writes in {} system calls, {:.1f} ms".format(*how, (time.perf_counter() - began) * 1e3)
+    return "{}: {} reads and writes in {} system calls".format(*how) + f", {time.perf_counter() - began:.3f} s"
 
 
 def demonstrate(ring):
