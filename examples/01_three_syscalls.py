@@ -4,11 +4,10 @@ New here: everything. No pyuring: ctypes for the calls, mmap for the memory, str
 One request that does nothing (NOP) goes in, one answer comes out.
 Before: nothing. The words: an SQE (submission queue entry) is a request, a CQE (completion queue
 entry) an answer. Each queue is a ring with a head and a tail, in memory that the kernel sees, too.
-Needs Linux 5.4 and a machine that allows io_uring; says so if it does not. Of the three calls two
-are used: the third, io_uring_register, is for what example 07 and 08 tell the kernel beforehand.
+Needs Linux 5.4 and a machine that allows io_uring; says so if it does not.
 
-Try: NOPS = 3, and head and tail move by three. OPCODE = 255, which no kernel knows: the answer's
-res is -22, and 22 is EINVAL (io_uring_setup(2) and io_uring_enter(2) have all of these).
+Try: NOPS = 3, and head and tail move by three. Then OPCODE = 255, which is more than the kernel says it
+knows: the answer's res is -22. A negative res is an errno, and 22 is EINVAL (see errno(3)).
 Next: 02_heads_and_tails.py, the same through pyuring.Ring.
 """
 import ctypes
@@ -19,8 +18,9 @@ import sys
 
 NOPS = 1
 OPCODE = 0                          # IORING_OP_NOP
-SETUP, ENTER = 425, 426             # the same numbers on every machine but alpha and mips
+SETUP, ENTER, REGISTER = 425, 426, 427      # the same numbers on every machine but alpha and mips
 GETEVENTS = 1                       # a flag of enter: wait for answers
+PROBE = 8                           # an operation of register: which opcodes are there (Linux 5.6)
 SQ_RING, SQES = 0, 0x10000000       # mmap offsets: the two rings; the requests themselves
 SINGLE_MMAP = 1                     # a feature bit: both rings are in one map (Linux 5.4)
 
@@ -58,7 +58,12 @@ def show(when):
 
 show("at first:")
 
-# 3. Write requests (SQEs, 64 bytes each) and move the tail over them: that publishes them.
+# 3. io_uring_register(fd, operation, argument, count) is for all that is told or asked beforehand.
+probe = ctypes.create_string_buffer(16 + 8 * 256)               # struct io_uring_probe, 256 opcodes
+if libc.syscall(REGISTER, ring_fd, PROBE, probe, 256) == 0:
+    print(f"register: this kernel knows the opcodes 0 to {probe[0][0]}")
+
+# 4. Write requests (SQEs, 64 bytes each) and move the tail over them: that publishes them.
 for i in range(NOPS):
     tail = words[sq_tail // 4]
     index = tail & words[sq_mask // 4]
@@ -70,12 +75,12 @@ for i in range(NOPS):
     words[sq_tail // 4] = tail + 1
 show("published:")
 
-# 4. io_uring_enter(fd, to_submit, min_complete, flags): the kernel looks, and here we wait too.
+# 5. io_uring_enter(fd, to_submit, min_complete, flags): the kernel looks, and here we wait too.
 consumed = libc.syscall(ENTER, ring_fd, NOPS, NOPS, GETEVENTS, None, 0)
 print(f"enter: the kernel consumed {consumed}")
 show("entered:")
 
-# 5. Read the answers (CQEs, 16 bytes each) and move the head over them: that gives the slots back.
+# 6. Read the answers (CQEs, 16 bytes each) and move the head over them: that gives the slots back.
 while words[cq_head // 4] != words[cq_tail // 4]:
     head = words[cq_head // 4]
     at = cq_cqes + (head & words[cq_mask // 4]) * 16

@@ -9,7 +9,7 @@ Needs Linux 5.6 (READ and WRITE; IORING_OP_TIMEOUT is from 5.4).
 A timeout that has run out is no failure: its res is -ETIME, as there was nothing else to say.
 
 Try: leave the write out. Nobody feeds the pipe, so the read never ends: three answers come, and the
-loop waits for the fourth for ever. Give it wait_cqe(timeout=1), which raises TimeoutError instead.
+loop waits for the fourth for ever. Give it wait_cqe(timeout=1), which raises a TimeoutError instead.
 Or swap 0.3 and 0.1 in the two calls, and the answers 2 and 3 swap places, too.
 Next: 04_whose_buffer.py.
 """

@@ -94,6 +94,42 @@ DIRECT = [
     r"slot 0 is ours; .*\n.*\n  socket: 0\n  connect: -ECONNREFUSED\n  send: -EPIPE\n  close: 0\n"]
 WITHOUT_DIRECT = [r"No direct sockets here: .*older than 5\.19.*\n.*\n  send: 11\nThe server heard b'from a slot'\n"]
 
+# What the heads say to try: (example, what is changed, what is then printed).
+TRIES = {
+    "01: three NOPs": (1, {"NOPS = 1": "NOPS = 3"}, [r"SQ head 0 tail 3 ", "consumed 3", r"CQ head 3 tail 3"]),
+    "01: no opcode": (1, {"OPCODE = 0": "OPCODE = 255"}, ["user_data 1000, res -22,"]),
+    "02: grows by itself": (2, {"(10, 20, 30)": "(10, 20, 30, 40, 50)", "Ring(4)": "Ring(4, submit_when_full=True)"},
+                            [r"prep_nop\(user_data=50\)   SQ head 4 tail 4 ours 5 "]),
+    "03: the timeouts swapped": (3, {"timeout(0.3,": "timeout(0.1,", "timeout(0.1,": "timeout(0.3,"},
+                                 ["Answered", "  2: .*res -ETIME\n", "  3: .*res -ETIME\n", "  5: ", "  1: "]),
+    "04: three bytes": (4, {"buffer, 8, user_data=1": "buffer, 3, user_data=1"},
+                        [r"res 3 so: b'KERshopping list'", "res 3 and the buffer: b'NEL'"]),
+    "05a: not silent": (5, {"limited(ring, silent)": "limited(ring, nobody)"},
+                        [r"3\..*\n  connect: -ECONNREFUSED\n  timeout: -ECANCELED\n"]),
+    "05b: no link": (5, {"sqe_flags=IOSQE_IO_LINK)\n        ring.prep_send": ")\n        ring.prep_send"},
+                     [r"2\.", "send: -ECONNREFUSED|send: -EPIPE"]),
+    "05c: a clock for the last": (5, {
+        "ring.prep_recv(sock, answer, user_data=3)": "ring.prep_recv(sock, answer, user_data=3, sqe_flags=IOSQE_IO_LINK)\n"
+        "        ring.prep_link_timeout(LIMIT, user_data=4)", "show_answers(ring, 3)": "show_answers(ring, 4)"},
+        [r"receive: 5\n  timeout: -ECANCELED\n|timeout: -ECANCELED\n  receive: 5\n", r"2\.", "timeout: -ECANCELED"]),
+    "06: in time": (6, {'        os.write(writing, b"data")\n': "", "submit_and_wait(1)     #": "submit()     #"},
+                    [r"2\.", "(the cancel: 0|read 2: -ECANCELED)\n  (read 2: -ECANCELED|the cancel: 0)\n"]),
+    "07: enough buffers": (7, {"BUFFERS = 2": "BUFFERS = 8"}, ["4 messages took 1 requests|No multishot"]),
+    "07: not greedy": (7, {"GREEDY = True": "GREEDY = False"}, ["4 messages took 1 requests|No multishot"]),
+    "08: soft links": (8, {"import IOSQE_IO_HARDLINK": "import IOSQE_IO_LINK"},
+                       ["connect: -ECONNREFUSED\n  send: -ECANCELED\n  close: -ECANCELED\n|No direct sockets"]),
+    "09: a kernel that cleans up": (9, {"DIRTY, CONNECTED)": "CLEAN)"},
+                                    ["CLEAN +-> DONE +FINISH .*\n  outcome: ECONNREFUSED"]),
+    "09: a 0 to make sure of": (9, {"CLEAN, SETTLED)": "CLEAN, CONNECTED, ISCONN)"},
+                                ["CONNECTED +-> CONFIRMING +CALL .*\n  ISCONN .*-> DONE .*\n  outcome: connected"]),
+    "09: without the last": (9, {"CLEAN, SETTLED)": "CLEAN, CONNECTED)"}, ["no outcome yet: .*CONFIRMING"]),
+    "10: two more eras": (10, {'"BCDF"': '"ABCDEF"'},
+                          [rf"era A +({REFUSED} +){{4}}0 *\n", rf"era E +({REFUSED} +){{4}}0 *\n"]),
+    "11: four at a time": (11, {"CONCURRENCY = 64": "CONCURRENCY = 4"}, ["when 4 of 200 .*no answer", "no answer: 24"]),
+    "12: not drained": (12, {"os.read(self._event, 8)": "pass"}, [r"eventfd \d\d\d+ times"]),
+    "13: one at a time": (13, {"DEPTH = 16": "DEPTH = 1"}, [r"io_uring: 258 reads and writes in 258 system calls"]),
+}
+
 # As an older kernel would answer. The last of these is a CQE, not an exception.
 EINVAL = "def refuse(*args, **kwargs): raise OSError(errno.EINVAL, 'older')"
 OLDER = {
@@ -166,6 +202,33 @@ def test_says_what_an_older_kernel_lacks_and_shows_what_it_has(kernel, io_uring)
                  f"import errno\nfrom pyuring import registered, Ring\n{prologue}")
     assert (result.returncode, result.stderr) == (0, "")
     in_order(patterns, result.stdout)
+
+
+@pytest.mark.parametrize("name", TRIES)
+def test_what_the_head_says_to_try_comes_out_as_it_says(name, tmp_path, io_uring):
+    number, changes, patterns = TRIES[name]
+    path = EXAMPLES[number - 1]
+    _, head, code = path.read_text().split('"""', 2)
+    keys = re.compile("|".join(map(re.escape, changes)))        # at one go: some are swapped
+    assert sorted(keys.findall(code)) == sorted(changes)        # each is there, once
+    changed = tmp_path / path.name
+    changed.write_text('"""' + head + '"""' + keys.sub(lambda found: changes[found.group()], code))
+    result = run(changed, f"sys.path.insert(0, {str(ROOT)!r})")
+    assert (result.returncode, result.stderr) == (0, "")
+    in_order(patterns, result.stdout)
+
+
+def test_what_the_heads_of_02_and_03_say_to_try_ends_with_an_exception(tmp_path, io_uring):
+    for number, old, new, exception in (
+            (2, "(10, 20, 30)", "(10, 20, 30, 40, 50)", "SubmissionQueueFull: all 4 SQEs are taken"),
+            (3, """ring.prep_write(writing, b"hello", user_data=user_data_for("write to that pipe"))""",
+             "pass", "wait_cqe: timed out after 0.5 s")):
+        path = EXAMPLES[number - 1]
+        changed = tmp_path / path.name
+        assert old in path.read_text()
+        changed.write_text(path.read_text().replace(old, new).replace("wait_cqe()", "wait_cqe(timeout=0.5)"))
+        result = run(changed, f"sys.path.insert(0, {str(ROOT)!r})")
+        assert result.returncode == 1 and exception in result.stderr
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
