@@ -87,7 +87,8 @@ MULTISHOT = [
     r"CQE: res 3, MORE, buffer \d\n +b'two'\n", r"CQE: res -ENOBUFS, no MORE\n", r"request 2 .* 2 of 2",
     r"CQE: res 5, MORE, buffer \d\n +b'three'\n", r"CQE: res 4, MORE, buffer \d\n +b'four'\n",
     r"CQE: res 0, no MORE.*\nThat was the end\. 4 messages took 3 requests\.\n"]
-WITHOUT_MULTISHOT = [r"No multishot receive here", *(rf"request \d: b'{word}'\n" for word in "one two three four".split())]
+WITHOUT_MULTISHOT = [r"No multishot receive here",
+                     *(rf"request \d: b'{word}'\n" for word in "one two three four".split())]
 DIRECT = [
     r"slot 0 is ours; this process has (\d+) open files\n  system calls: 1, requests: 4\n"
     r"  socket: 0\n  connect: 0\n  send: 11\n  close: 0\n  this process has \1 open files, as before\n",
@@ -109,7 +110,7 @@ TRIES = {
     "05b: no link": (5, {"sqe_flags=IOSQE_IO_LINK)\n        ring.prep_send": ")\n        ring.prep_send"},
                      [r"2\.", "send: -ECONNREFUSED|send: -EPIPE"]),
     "05c: a clock for the last": (5, {
-        "ring.prep_recv(sock, answer, user_data=3)": "ring.prep_recv(sock, answer, user_data=3, sqe_flags=IOSQE_IO_LINK)\n"
+        "sock, answer, user_data=3)": "sock, answer, user_data=3, sqe_flags=IOSQE_IO_LINK)\n"
         "        ring.prep_link_timeout(LIMIT, user_data=4)", "show_answers(ring, 3)": "show_answers(ring, 4)"},
         [r"receive: 5\n  timeout: -ECANCELED\n|timeout: -ECANCELED\n  receive: 5\n", r"2\.", "timeout: -ECANCELED"]),
     "06: in time": (6, {'        os.write(writing, b"data")\n': "", "submit_and_wait(1)     #": "submit()     #"},
@@ -135,10 +136,12 @@ EINVAL = "def refuse(*args, **kwargs): raise OSError(errno.EINVAL, 'older')"
 OLDER = {
     "5.15: no buffer rings": ("07_multishot.py", f"{EINVAL}\nregistered.BufferRing.__init__ = refuse",
                               ["older than 5.19", *WITHOUT_MULTISHOT]),
-    "5.19: no multishot receive": ("07_multishot.py",
-                                   "Ring.prep_recv_multishot = lambda self, *args, **fields: self.prep_nop(user_data=1)\n"
-                                   "Ring.wait_cqe = lambda self, wait=Ring.wait_cqe: (lambda cqe: cqe if cqe.res else "
-                                   "cqe._replace(res=-errno.EINVAL))(wait(self))", WITHOUT_MULTISHOT),
+    "5.19: no multishot receive": ("07_multishot.py", """
+Ring.prep_recv_multishot = lambda self, *args, **fields: self.prep_nop(user_data=99)
+def wait(ring, wait_cqe=Ring.wait_cqe):
+    cqe = wait_cqe(ring)
+    return cqe._replace(res=-errno.EINVAL) if cqe.user_data == 99 else cqe
+Ring.wait_cqe = wait""", WITHOUT_MULTISHOT),
     "5.15: no tables with empty slots": ("08_direct_descriptors.py",
                                          f"{EINVAL}\nregistered.FixedFiles.__init__ = refuse", WITHOUT_DIRECT),
     "5.15: cancels by user_data only": ("06_cancelling.py", "Ring.prep_cancel_fd = lambda self, fd, flags, user_data: "
