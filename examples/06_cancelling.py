@@ -11,8 +11,10 @@ more); -EALREADY, at work in a worker thread, so it may be stopped or not (readi
 io_uring_cancelation(7).
 
 Try: in part 2 move the os.write() behind show_answers(), and make the submit_and_wait(1) a submit():
-the cancel comes in time now, and the data stays in the pipe. In part 3 give the cancel the flag
-IORING_ASYNC_CANCEL_ALL: it takes both reads, its res is 2, and a third answer is there to wait for.
+the cancel comes in time now, and the data stays in the pipe. (On 5.10 a worker thread waits for this
+pipe, measured, and the third outcome can be seen: -EALREADY, and -EINTR for the read.) In part 3 give
+the cancel the flag IORING_ASYNC_CANCEL_ALL: it takes both reads, its res is 2, and a third answer is
+there to wait for.
 Next: 07_multishot.py.
 """
 import errno

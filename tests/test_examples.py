@@ -12,6 +12,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9][0-9]_*.py"))
 NO_RING = ["No io_uring here: EPERM", "seccomp"]        # said by whatever needs a ring, and why
 REFUSED = "ECONNREFUSED"
 
+
+def cancelled(number):
+    """A read and its cancel, in either order. 5.10 now and then lets a worker thread wait for a pipe."""
+    pairs = ("the cancel: 0", f"read {number}: -ECANCELED"), ("the cancel: -EALREADY", f"read {number}: -EINTR")
+    return "(" + "|".join(rf"  {a}\n  {b}\n|  {b}\n  {a}\n" for a, b in pairs) + ")"
+
+
 # What each prints, as patterns over its whole output, in the order in which they come.
 SHOWS = {
     "01_three_syscalls.py": [
@@ -39,9 +46,9 @@ SHOWS = {
         r"3\. .*\n(  connect: -ECANCELED\n  timeout: -ETIME|  timeout: -ETIME\n  connect: -ECANCELED)\n",
         r"4\. .*\n  ConnectTimeout: connect to 127\.0\.0\.1:\d+: timed out after 0\.2 s\n"],
     "06_cancelling.py": [
-        r"1\. .*\n(  the cancel: 0\n  read 1: -ECANCELED|  read 1: -ECANCELED\n  the cancel: 0)\n",
+        rf"1\. .*\n{cancelled(1)}",
         r"2\. .*\n  read 2: 4\n  the cancel: -ENOENT\n",
-        r"3\. .*\n(  the cancel: 0\n  read 3: -ECANCELED|  read 3: -ECANCELED\n  the cancel: 0)\n",
+        rf"3\. .*\n{cancelled(3)}",
         r"4\. .*\n  the cancel: (3\n  the reads: -ECANCELED, -ECANCELED, -ECANCELED|-EINVAL\. .*older than 5\.19.*)\n",
         r"5\. .*\n.*Closed: True\n"],
     "07_multishot.py": [r"'?one'", r"'?two'", r"'?three'", r"'?four'"],
@@ -104,7 +111,7 @@ TRIES = {
     "03: the timeouts swapped": (3, {"timeout(0.3,": "timeout(0.1,", "timeout(0.1,": "timeout(0.3,"},
                                  ["Answered", "  2: .*res -ETIME\n", "  3: .*res -ETIME\n", "  5: ", "  1: "]),
     "04: three bytes": (4, {"buffer, 8, user_data=1": "buffer, 3, user_data=1"},
-                        [r"res 3 so: b'KERshopping list'", "res 3 and the buffer: b'NEL'"]),
+                        [r"res 3 so: b'KERshopping list'", r"res (3 and the buffer: b'NEL'|8 and the buffer: b'NELhello')"]),
     "05a: not silent": (5, {"limited(ring, silent)": "limited(ring, nobody)"},
                         [r"3\..*\n  connect: -ECONNREFUSED\n  timeout: -ECANCELED\n"]),
     "05b: no link": (5, {"sqe_flags=IOSQE_IO_LINK)\n        ring.prep_send": ")\n        ring.prep_send"},
@@ -114,7 +121,7 @@ TRIES = {
         "        ring.prep_link_timeout(LIMIT, user_data=4)", "show_answers(ring, 3)": "show_answers(ring, 4)"},
         [r"receive: 5\n  timeout: -ECANCELED\n|timeout: -ECANCELED\n  receive: 5\n", r"2\.", "timeout: -ECANCELED"]),
     "06: in time": (6, {'        os.write(writing, b"data")\n': "", "submit_and_wait(1)     #": "submit()     #"},
-                    [r"2\.", "(the cancel: 0|read 2: -ECANCELED)\n  (read 2: -ECANCELED|the cancel: 0)\n"]),
+                    [rf"2\. .*\n{cancelled(2)}"]),
     "07: enough buffers": (7, {"BUFFERS = 2": "BUFFERS = 8"}, ["4 messages took 1 requests|No multishot"]),
     "07: not greedy": (7, {"GREEDY = True": "GREEDY = False"}, ["4 messages took 1 requests|No multishot"]),
     "08: soft links": (8, {"import IOSQE_IO_HARDLINK": "import IOSQE_IO_LINK"},
