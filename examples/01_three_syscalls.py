@@ -2,10 +2,13 @@
 
 New here: everything. No pyuring: ctypes for the calls, mmap for the memory, struct for the bytes.
 One request that does nothing (NOP) goes in, one answer comes out.
-Needs Linux 5.1 and a machine that allows io_uring; says so if it does not.
+Before: nothing. The words: an SQE (submission queue entry) is a request, a CQE (completion queue
+entry) an answer. Each queue is a ring with a head and a tail, in memory that the kernel sees, too.
+Needs Linux 5.4 and a machine that allows io_uring; says so if it does not.
 
-Try: set NOPS to 3 and see head and tail move. Set the opcode to 255 and look at the answer.
-Next: 02_nop_through_ring.py, the same through pyuring.Ring.
+Try: NOPS = 3, and head and tail move by three. Then OPCODE = 255, which is more than the kernel says it
+knows: the answer's res is -22. A negative res is an errno, and 22 is EINVAL (see errno(3)).
+Next: 02_heads_and_tails.py, the same through pyuring.Ring.
 """
 import ctypes
 import mmap
@@ -14,8 +17,10 @@ import struct
 import sys
 
 NOPS = 1
-SETUP, ENTER = 425, 426             # the same numbers on every machine but alpha and mips
+OPCODE = 0                          # IORING_OP_NOP
+SETUP, ENTER, REGISTER = 425, 426, 427      # the same numbers on every machine but alpha and mips
 GETEVENTS = 1                       # a flag of enter: wait for answers
+PROBE = 8                           # an operation of register: which opcodes are there (Linux 5.6)
 SQ_RING, SQES = 0, 0x10000000       # mmap offsets: the two rings; the requests themselves
 SINGLE_MMAP = 1                     # a feature bit: both rings are in one map (Linux 5.4)
 
@@ -27,7 +32,11 @@ params = (ctypes.c_uint32 * 30)()   # struct io_uring_params is 120 bytes
 ring_fd = libc.syscall(SETUP, 8, ctypes.byref(params))
 if ring_fd < 0:
     code = ctypes.get_errno()
-    print(f"io_uring_setup: {os.strerror(code)}. `python3 -m pyuring doctor` tells why.")
+    why = {38: "this kernel has no io_uring, or a sandbox hides it",                    # ENOSYS
+           1: "the sysctl kernel.io_uring_disabled or a seccomp profile forbids it"}    # EPERM
+    print(f"No io_uring here: io_uring_setup said {os.strerror(code)!r}:",
+          why.get(code, "see io_uring_setup(2)"))
+    print("`python3 -m pyuring doctor` knows more, and what to do.")
     sys.exit(0)
 sq_entries, cq_entries, features = params[0], params[1], params[5]
 sq_head, sq_tail, sq_mask, _, _, _, sq_array = params[10:17]    # offsets in bytes
@@ -49,24 +58,29 @@ def show(when):
 
 show("at first:")
 
-# 3. Write requests (SQEs, 64 bytes each) and move the tail over them: that publishes them.
+# 3. io_uring_register(fd, operation, argument, count) is for all that is told or asked beforehand.
+probe = ctypes.create_string_buffer(16 + 8 * 256)               # struct io_uring_probe, 256 opcodes
+if libc.syscall(REGISTER, ring_fd, PROBE, probe, 256) == 0:
+    print(f"register: this kernel knows the opcodes 0 to {probe[0][0]}")
+
+# 4. Write requests (SQEs, 64 bytes each) and move the tail over them: that publishes them.
 for i in range(NOPS):
     tail = words[sq_tail // 4]
     index = tail & words[sq_mask // 4]
     sqe = bytearray(64)
-    sqe[0] = 0                                          # opcode: IORING_OP_NOP
+    sqe[0] = OPCODE                                     # the first byte
     struct.pack_into("=Q", sqe, 32, 1000 + i)           # user_data: comes back in the answer
     sqes[index * 64:index * 64 + 64] = bytes(sqe)
     words[sq_array // 4 + index] = index                # entry `index` means SQE `index`
     words[sq_tail // 4] = tail + 1
 show("published:")
 
-# 4. io_uring_enter(fd, to_submit, min_complete, flags): the kernel looks, and here we wait too.
+# 5. io_uring_enter(fd, to_submit, min_complete, flags): the kernel looks, and here we wait too.
 consumed = libc.syscall(ENTER, ring_fd, NOPS, NOPS, GETEVENTS, None, 0)
 print(f"enter: the kernel consumed {consumed}")
 show("entered:")
 
-# 5. Read the answers (CQEs, 16 bytes each) and move the head over them: that gives the slots back.
+# 6. Read the answers (CQEs, 16 bytes each) and move the head over them: that gives the slots back.
 while words[cq_head // 4] != words[cq_tail // 4]:
     head = words[cq_head // 4]
     at = cq_cqes + (head & words[cq_mask // 4]) * 16
