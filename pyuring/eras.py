@@ -59,15 +59,21 @@ BRANCHES = (*((5, minor) for minor in range(1, 20)), *((6, minor) for minor in r
             *((7, minor) for minor in range(_NEWEST[1] + 1)))
 _RELEASED = 1 << 16         # instead of an rc: after all of them
 
-#: major, minor, patch  numbers; 6.2 is 6.2.0
-#: rc                   6.3-rc4: 4; a release: None
-#: vendor               True where something follows the numbers that kernel.org's releases have
 Version = namedtuple("Version", "major minor patch rc vendor")
+Version.__doc__ = """A kernel's version, in parts.
 
-#: era      one letter of ERAS
-#: version  the Version that was asked for, None for an era's letter
-#: notes    lines to tell with it: a vendor's kernel, a version beyond the table
+major, minor, patch  numbers; 6.2 is 6.2.0
+rc                   6.3-rc4: 4; a release: None
+vendor               True where something follows the numbers that kernel.org's releases have
+"""
+
 Resolved = namedtuple("Resolved", "era version notes")
+Resolved.__doc__ = """What an era's letter or a version stands for.
+
+era      one letter of ERAS
+version  the Version that was asked for, None for an era's letter
+notes    lines to tell with it: a vendor's kernel, a version beyond the table
+"""
 
 
 def parse_version(text: str) -> Version:
@@ -226,10 +232,13 @@ def fixed_in(erratum: Erratum, branch: tuple[int, int], era: str) -> tuple[str |
 
 
 # -- the eras -------------------------------------------------------------------------------------
-#: letter   as in `replay`
-#: what     how a pending connect is brought to its end, in a few words
-#: why      a paragraph: what was changed to get here, what was meant by it, what came of it
 Era = namedtuple("Era", "letter what why")
+Era.__doc__ = """One form of io_connect().
+
+letter   as in `replay`
+what     how a pending connect is brought to its end, in a few words
+why      a paragraph: what was changed to get here, what was meant by it, what came of it
+"""
 
 ERAS = {era.letter: era for era in (
     Era("-", "there is no such opcode",
@@ -629,13 +638,16 @@ def _connect2(sock, raw):
 
 
 # -- the scenes -----------------------------------------------------------------------------------
-#: title     what happens, one line
-#: columns   what each of the answers is
-#: short     the title for a table of all eras, or ""
-#: slow      True: it waits for TCP's first retransmission, a second
-#: play      function(connect) -> one answer for each column: 0, an errno, PENDING, or None.
-#:           `connect` is function(sock, address) -> 0, an errno or PENDING, for a blocking socket
 Scene = namedtuple("Scene", "title columns short slow play")
+Scene.__doc__ = """One way to play connects, for `replay`.
+
+title     what happens, one line
+columns   what each of the answers is
+short     the title for a table of all eras, or ""
+slow      True: it waits for TCP's first retransmission, a second
+play      function(connect) -> one answer for each column: 0, an errno, PENDING, or None.
+          `connect` is function(sock, address) -> 0, an errno or PENDING, for a blocking socket
+"""
 
 _TCP_SYN_SENT = 2           # include/net/tcp_states.h
 _SETTLING = 0.1             # seconds from the SYN to what happens meanwhile: the wait has begun by then

@@ -114,9 +114,11 @@ class Layout:
     """A ring as io_uring_setup(2) made it: its number, its sizes, and views of its memory.
 
     fd           the file descriptor, or with `registered` the index that stands for it
+    flags, features, sq_entries, cq_entries   what io_uring_setup(2) made of what was asked for
     sq, cq       the shared words, as memoryviews of uint32; sq_head, sq_tail, sq_flags, cq_head and
                  cq_tail are indices into them
-    sqes, cqes   the entries, as memoryviews of bytes; cqes_at is where the first CQE lies
+    sqes, cqes   the entries, as memoryviews of bytes; cqes_at is where the first CQE lies, sqe_size
+                 and cqe_size say how many bytes one has
     """
 
     __slots__ = (

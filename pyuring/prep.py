@@ -88,7 +88,7 @@ class Prep(FilePrep, SocketPrep):
                     sqe_flags: int = 0) -> None:
         """prep_nop() in an SQE of 128 bytes: for a ring with IORING_SETUP_SQE128 or _SQE_MIXED.
 
-        Linux 6.19. io_uring_prep_nop128(3).
+        CQE res as for prep_nop. Linux 6.19. io_uring_prep_nop128(3).
         """
         self._nop(self._sqe128, IORING_OP_NOP128, nop_flags, result, fd, buf_index, big_cqe,
                   user_data, sqe_flags)
