@@ -276,6 +276,22 @@ class SocketPrep:
                   sqe_flags=sqe_flags | IOSQE_BUFFER_SELECT, ioprio=ioprio | IORING_RECVSEND_BUNDLE,
                   buf_index=buf_group)
 
+    # Some facts about memory that the kernel keeps
+    # ---------------------------------------------
+    # Most requests are done with their memory when their CQE comes, and some before: a path or a
+    # sockaddr is copied while it is submitted (IORING_FEAT_SUBMIT_STABLE, Linux 5.5). Three kinds are not.
+    #
+    #   - Multishot: each CQE but the last has IORING_CQE_F_MORE. Up to the one without it the request
+    #     is alive, and so is what it points to (a Msghdr, say). It may end at any time, by itself: a CQE
+    #     without MORE means, ask again. io_uring_multishot(7).
+    #   - Zero-copy send: the first CQE says how much was sent, and has MORE; the network still reads
+    #     from the buffer, until the other side has acknowledged it. Only the second CQE
+    #     (IORING_CQE_F_NOTIF, the same user_data) gives it back. io_uring_enter(2), IORING_OP_SEND_ZC.
+    #   - Whatever is being cancelled: the cancel's own CQE ends nothing, whatever it says. The request's
+    #     last CQE does. io_uring_cancelation(7).
+    #
+    # All three have one rule, and ring.py knows no other: memory is let go of at the CQE without MORE.
+
     def prep_send_zc(self, sockfd, buf, len: int | None = None, flags: int = 0, zc_flags: int = 0, *,
                      address=None, user_data: int = 0, sqe_flags: int = 0) -> None:
         """send(2), the network reading from your buffer itself.

@@ -132,6 +132,19 @@ def test_help_names_every_method_in_its_group():
     assert not [name for name in re.findall(r"(?<!\.)\b(\w+)\(\)", text) if not hasattr(Ring, name)]
 
 
+# ---- essays ------------------------------------------------------------------------------------------
+
+def test_what_an_essay_says_has_its_source():
+    """"Some facts about ..." in the middle of a module: a page, a file of the kernel, or a measurement."""
+    found = 0
+    for module in MODULES:
+        for essay in re.findall(r"^ *# Some facts about .*\n(?: *#.*\n)+", inspect.getsource(module), re.M):
+            found += 1
+            assert re.search(r"\w+\(\d\)|io_uring/\w+\.c|measured on", essay), essay
+            assert len(essay.splitlines()) <= 25
+    assert found >= 5
+
+
 # ---- the README, and where it points -----------------------------------------------------------------
 
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
