@@ -40,11 +40,18 @@ def steps():
 
 
 def states():
-    """Which state may follow which: a flow chart, with those that lead to the same ones on one line."""
+    """Which state may follow which: a flow chart, with those that lead to the same ones together."""
     alike = {}
     for state, after in successors().items():
         alike.setdefault(frozenset(after), (after, []))[1].append(state)
-    lines = [f"    {' & '.join(before)} --> {' & '.join(after)}" for after, before in alike.values()]
+    lines = [""]
+    for after, before in alike.values():
+        link = f"{' & '.join(before)} --> {' & '.join(after)}"
+        if lines[-1] and len(lines[-1] + link) < 90:
+            lines[-1] += ";  " + link
+        else:
+            lines.append("    " + link)
+    del lines[0]
     return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
 
 

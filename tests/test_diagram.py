@@ -29,7 +29,7 @@ def test_a_picture_that_has_gone_stale_is_found(monkeypatch):
 def arrows_of(text):
     """{(from, to)} of the arrows in a drawing."""
     found = set()
-    for before, after in re.findall(r"^    ([\w& \[*\]]+) --> ([\w& \[*\]]+)", text, re.M):
+    for before, after in re.findall(r"(?:^    |;  )([\w& \[*\]]+) --> ([\w& \[*\]]+)", text, re.M):
         found |= {(one, other) for one in before.split(" & ") for other in after.split(" & ")}
     return found
 
