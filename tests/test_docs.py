@@ -97,9 +97,10 @@ def test_a_docstring_that_tells_too_little_is_found(monkeypatch):
 # ---- help(pyuring.Ring) ------------------------------------------------------------------------------
 
 def test_help_on_ring_begins_with_what_it_is_and_five_lines():
-    text = pydoc.render_doc(Ring, renderer=pydoc.plaintext)
-    start = [line.strip(" |") for line in text.splitlines() if line.strip(" |")][3:5]
-    assert start[0].startswith("An io_uring: ") and start[1] == "with pyuring.Ring(64) as ring:"
+    lines = [line.strip(" |") for line in pydoc.render_doc(Ring, renderer=pydoc.plaintext).splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("An io_uring: "))
+    assert first < lines.index("Method resolution order:")
+    assert lines[first + 1:first + 3] == ["", "with pyuring.Ring(64) as ring:"]
 
 
 def example():
