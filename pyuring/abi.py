@@ -651,6 +651,7 @@ IO_URING_BPF_FILTER_SZ_STRICT = 2  #       pdu_size must be the kernel's
 #            helper of its own for it; prep_send_set_addr amends an SQE that is already a send
 
 Opcode = namedtuple("Opcode", "number name since fields helpers")
+Opcode.__doc__ = "A row of OPCODES, see above."
 
 OPCODES = (
     # ---- 5.1 ----

@@ -119,7 +119,8 @@ def _parser():
         "replay", help="act out how some kernel's IORING_OP_CONNECT treated refused, repeated, late "
         "and successful connects", description="Acts out, on this kernel and on loopback, how another "
         "kernel's IORING_OP_CONNECT treated refused, repeated, late and successful connects, beside "
-        "connect(2) and pyuring. Takes a second and a half; needs no io_uring.")
+        "connect(2) and pyuring; without ERA the whole history, with the reason, the commit and the reports. "
+        "Takes a second and a half; needs no io_uring.")
     replay.add_argument("era", nargs="?", type=_era, metavar="ERA", help="a kernel version such as 6.2 or "
                         f"5.15.148, or an era: {', '.join(eras.ERAS)}")
     replay.add_argument("--all", action="store_true", help="all eras, in one table")
@@ -519,10 +520,12 @@ def _width(stream):
 
 # -- replay ---------------------------------------------------------------------------------------
 def _replay(arguments):
-    if (arguments.era is None) != arguments.all:
+    if arguments.all and arguments.era is not None:
         arguments.usage_error("give either ERA (a version such as 6.2, or an era's letter) or --all")
     if arguments.all:
         return _replay_all()
+    if arguments.era is None:
+        return _replay_history()
     import textwrap
     letter, version, notes = arguments.era
     era, ours = eras.ERAS[letter], f"pyuring ({picked()})"
@@ -530,8 +533,7 @@ def _replay(arguments):
     print(f" of IORING_OP_CONNECT: {era.what}.")
     for note in notes:
         print(textwrap.fill(note, 98))
-    print(textwrap.fill(f"Has it: {eras.releases(letter)}.", 98), end="\n\n")
-    print(textwrap.fill(era.why, 98))
+    _tell_era(era)
     acted = f"era {letter}, acted out"
     answers = _play({"connect(2)": eras.by_connect2, acted: _acted(letter), ours: _by_pyuring})
     for scene in eras.SCENES:
@@ -544,6 +546,48 @@ def _replay(arguments):
         reports = f" [{', '.join(erratum.reports)}]" if erratum.reports else ""
         print(textwrap.fill(erratum.symptom + reports, 98, initial_indent=f"  {erratum.id:<4} ",
                             subsequent_indent=" " * 7, break_on_hyphens=False))
+    return 0
+
+
+def _tell_era(era):
+    import textwrap
+    print(textwrap.fill(f"Has it: {eras.releases(era.letter)}.", 98))
+    if era.commit:
+        before = f"; reported before: {', '.join(era.reports)}" if era.reports else ""
+        print(textwrap.fill(f"Commit: {era.commit}{before}.", 98, break_on_hyphens=False))
+    print()
+    print(textwrap.fill(era.why, 98))
+
+
+def _replay_history():
+    """Era by era: the reason, what it gave, and what was reported of it."""
+    import textwrap
+    ours = f"pyuring ({picked()})"
+    scenes = [scene for scene in eras.SCENES if scene.short]
+    ways = {"connect(2)": eras.by_connect2, **{f"era {letter}": _acted(letter) for letter in eras.ERAS},
+            ours: _by_pyuring}
+    print("The history of IORING_OP_CONNECT, acted out on this kernel. Five things are tried each time, all on TCP\n"
+          "over loopback: refused three times on one socket and then connect(2); refused once, and then\n"
+          "somebody listens; connected, and again; refused late; shut down from elsewhere while it waits.", flush=True)
+    answers = _play(ways, scenes)
+    before = ""
+    for letter, era in eras.ERAS.items():
+        print("\n" + _bold(f"Era {letter}: {era.what}."))
+        _tell_era(era)
+        print()
+        _table([scene.short for scene in scenes],
+               [(name, [" ".join(map(_number, answers[scene, name])) for scene in scenes])
+                for name in ("connect(2)", f"era {letter}", ours)])
+        new = [erratum for erratum in eras.ERRATA.values() if erratum.scope == "request"
+               and letter in erratum.eras and (not before or before not in erratum.eras)]
+        if new:
+            print()
+            print(textwrap.fill("New in it: " + "; ".join(
+                f"{erratum.id} {erratum.title}" + (f" [{', '.join(erratum.reports)}]" if erratum.reports else "")
+                for erratum in new) + ".", 98, break_on_hyphens=False))
+        before = letter
+    _legend(answers)
+    print(f"\nMore of one: {_NAME} replay 6.2. All in one table: {_NAME} replay --all")
     return 0
 
 
@@ -569,7 +613,7 @@ def _replay_all():
     _legend(answers)
     print()
     for letter, era in eras.ERAS.items():
-        print(f"  era {letter}  {era.what}")
+        print(f"  era {letter}  {era.what}" + (f" ({era.commit})" if era.commit.isalnum() else ""))
     print(f"\nThe whole story of one: {_NAME} replay 6.2")
     return 0
 

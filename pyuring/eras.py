@@ -59,15 +59,21 @@ BRANCHES = (*((5, minor) for minor in range(1, 20)), *((6, minor) for minor in r
             *((7, minor) for minor in range(_NEWEST[1] + 1)))
 _RELEASED = 1 << 16         # instead of an rc: after all of them
 
-#: major, minor, patch  numbers; 6.2 is 6.2.0
-#: rc                   6.3-rc4: 4; a release: None
-#: vendor               True where something follows the numbers that kernel.org's releases have
 Version = namedtuple("Version", "major minor patch rc vendor")
+Version.__doc__ = """A kernel's version, in parts.
 
-#: era      one letter of ERAS
-#: version  the Version that was asked for, None for an era's letter
-#: notes    lines to tell with it: a vendor's kernel, a version beyond the table
+major, minor, patch  numbers; 6.2 is 6.2.0
+rc                   6.3-rc4: 4; a release: None
+vendor               True where something follows the numbers that kernel.org's releases have
+"""
+
 Resolved = namedtuple("Resolved", "era version notes")
+Resolved.__doc__ = """What an era's letter or a version stands for.
+
+era      one letter of ERAS
+version  the Version that was asked for, None for an era's letter
+notes    lines to tell with it: a vendor's kernel, a version beyond the table
+"""
 
 
 def parse_version(text: str) -> Version:
@@ -226,11 +232,17 @@ def fixed_in(erratum: Erratum, branch: tuple[int, int], era: str) -> tuple[str |
 
 
 # -- the eras -------------------------------------------------------------------------------------
-#: letter   as in `replay`
-#: what     how a pending connect is brought to its end, in a few words
-#: why      a paragraph: what was changed to get here, what was meant by it, what came of it
-Era = namedtuple("Era", "letter what why")
+Era = namedtuple("Era", "letter what why commit reports", defaults=("", ()))
+Era.__doc__ = """One form of io_connect().
 
+letter   as in `replay`
+what     how a pending connect is brought to its end, in a few words
+why      a paragraph: what was changed to get here, what was meant by it, what came of it
+commit   the commit of mainline that began it, or its title
+reports  what had been reported before, and led to it: as in an Erratum
+"""
+
+# G's commit is known by its title alone, from Debian's changelog.
 ERAS = {era.letter: era for era in (
     Era("-", "there is no such opcode",
         "IORING_OP_CONNECT came with Linux 5.5. Earlier kernels answer every such request with EINVAL, "
@@ -239,46 +251,54 @@ ERAS = {era.letter: era for era in (
         "The first form tried without blocking, and when that was not enough handed the request to a "
         "worker thread, which called connect again with the flags of the file. On a blocking socket that "
         "is connect(2) itself, with all its answers. On an O_NONBLOCK socket the second call finds the "
-        "handshake of the first one under way, and says EALREADY at once."),
+        "handshake of the first one under way, and says EALREADY at once.",
+        "f8e85cf255ad", ("axboe/liburing#23",)),
     Era("A", "poll, then connect again",
         "5.7 taught io_uring to poll instead of keeping a thread: when the socket is ready, connect is "
         "called once more and takes the outcome, through connect(2)'s own last step and with its "
         "clean-up. But a socket that somebody shut down meanwhile is ready, too, and a second connect on "
         "that begins a new handshake. And Bluetooth's RFCOMM answers a second connect with EBADFD, "
-        "although it is connected."),
+        "although it is connected.",
+        "d7718a9d25a6"),
     Era("B", "poll, then only read the socket's error",
         "For Bluetooth's sake (commit 3fb1bd688172) 6.1 no longer called connect a second time: after the "
         "poll it read the socket's pending error and made that the result. Only that the second call was "
         "also what cleaned up. After a failure the socket stayed half-way, with its error gone, so that "
         "the next connect had nothing to report but ECONNABORTED; after success it was not marked as "
-        "connected, so that another connect said 0 instead of EISCONN."),
+        "connected, so that another connect said 0 instead of EISCONN.",
+        "3fb1bd688172", ("axboe/liburing#671",)),
     Era("C", "as B, and try again after ECONNABORTED",
         "The ECONNABORTED was reported (axboe/liburing#828) and papered over in 6.3 (commit 74e2e17ee1f8): "
         "a request that meets it tries once more. That hides it from those who only use io_uring. The "
         "socket is still left half-way, connect(2) and listen(2) on it still stumble, and where connect(2) "
-        "would rightly say ECONNABORTED the request now says something else."),
+        "would rightly say ECONNABORTED the request now says something else.",
+        "74e2e17ee1f8", ("axboe/liburing#828",)),
     Era("D", "poll, then connect again, with exceptions",
         "The missing EISCONN was reported (axboe/liburing#980), and 6.7 went back to the second connect "
         "(commit f8f9ab2d9811), with a patch for Bluetooth behind it: EBADFD and EISCONN on a request that "
         "had polled are replaced by the socket's error. Clean-up and EISCONN were right again, and with "
         "them came back what era A did to a socket that was shut down while it was pending: it connects "
-        "again, and waits."),
+        "again, and waits.",
+        "f8f9ab2d9811", ("axboe/liburing#980",)),
     Era("E", "as D, but an error in the poll is ECONNRESET",
         "So that a shutdown ends the request (axboe/liburing discussion 1335), 6.14 made a wakeup with "
         "POLLERR final (commit 8c8492ca64e7): no second connect, the result is ECONNRESET. For a shutdown "
         "that is the right word. But a refusal over a real network, a timeout, an unreachable host wake the "
         "poll with POLLERR as well, and all of them were now called ECONNRESET; the true error stayed in "
-        "the socket and was reported by the next connect."),
+        "the socket and was reported by the next connect.",
+        "8c8492ca64e7", ("axboe/liburing discussion 1335",)),
     Era("F", "as D, but an error in the poll is read from the socket",
         "Before it calls connect again, the request now looks whether the socket has an error, and if so "
         "reads that and is done (commit c7cafd5b81cc, 6.16). The result is right at last. But it is read "
         "past connect(2)'s last step, as in era B, and so the clean-up is missing again after every failure "
         "that was waited for: io_uring's own retry hides that, a connect(2) or listen(2) on the same socket "
-        "meets it. So it is up to 7.3."),
+        "meets it. So it is up to 7.3.",
+        "c7cafd5b81cc"),
     Era("G", "as F, and EAGAIN on an O_NONBLOCK socket is final",
         "A full AF_UNIX backlog has nothing to poll for; on an O_NONBLOCK socket the request used to go "
         "round through poll up to 128 times and then through a worker before it said EAGAIN. In 7.3.2 and "
-        "6.12.117 it says so at once. For TCP nothing changed: all that is said of era F holds."),
+        "6.12.117 it says so at once. For TCP nothing changed: all that is said of era F holds.",
+        "\"io_uring/net: don't retry a non-blocking connect() that fails with -EAGAIN\""),
 )}
 
 # -- the errata -----------------------------------------------------------------------------------
@@ -629,13 +649,16 @@ def _connect2(sock, raw):
 
 
 # -- the scenes -----------------------------------------------------------------------------------
-#: title     what happens, one line
-#: columns   what each of the answers is
-#: short     the title for a table of all eras, or ""
-#: slow      True: it waits for TCP's first retransmission, a second
-#: play      function(connect) -> one answer for each column: 0, an errno, PENDING, or None.
-#:           `connect` is function(sock, address) -> 0, an errno or PENDING, for a blocking socket
 Scene = namedtuple("Scene", "title columns short slow play")
+Scene.__doc__ = """One way to play connects, for `replay`.
+
+title     what happens, one line
+columns   what each of the answers is
+short     the title for a table of all eras, or ""
+slow      True: it waits for TCP's first retransmission, a second
+play      function(connect) -> one answer for each column: 0, an errno, PENDING, or None.
+          `connect` is function(sock, address) -> 0, an errno or PENDING, for a blocking socket
+"""
 
 _TCP_SYN_SENT = 2           # include/net/tcp_states.h
 _SETTLING = 0.1             # seconds from the SYN to what happens meanwhile: the wait has begun by then

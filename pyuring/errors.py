@@ -16,9 +16,9 @@ import os
 import socket
 from collections import namedtuple
 
-#: Why io_uring can't be used: `cause` is one of the keys of CAUSES, `reason` says what was
-#: seen, `remedy` what to do about it. All three are plain text.
 Diagnosis = namedtuple("Diagnosis", "cause reason remedy")
+Diagnosis.__doc__ = """Why io_uring can't be used: `cause` is one of the keys of CAUSES, `reason` says what was
+seen, `remedy` what to do about it. All three are plain text."""
 
 #: The causes that explain_setup() tells apart, for code and for `doctor --json`.
 CAUSES = {

@@ -16,23 +16,26 @@ from . import abi
 
 PROC = "/proc"
 
-#: release            text, as in uname -r; machine as in uname -m
-#: version            (major, minor), or None where the release does not start like that
-#: setup_number       io_uring_setup's number here, None where it is not known
-#: io_uring_disabled  the sysctl (Linux 6.6), None where the kernel does not have it
-#: io_uring_group     the sysctl: a group id, or -1 for none; None as above
-#: seccomp            0 none, 1 strict, 2 filter, None unknown. 2 alone proves nothing: most
-#:                    container filters let io_uring through or not, as the runtime pleased
-#: filtered           seccomp is 2
-#: sys_admin          this process has CAP_SYS_ADMIN where the sysctl asks for it: in the first user
-#:                    namespace, so root in a rootless container has not
-#: sandbox            the name of a kernel that is not Linux, else ""
-#: memlock, nofile    the soft limits in bytes and in files, None for no limit
-#: open_files         how many files are open now, None where /proc does not tell
-#: in_group           this process is a member of io_uring_group
 Host = namedtuple("Host", "release machine version setup_number io_uring_disabled io_uring_group "
                           "seccomp filtered sys_admin sandbox memlock nofile open_files in_group",
                   defaults=(False,))
+Host.__doc__ = """What look() saw.
+
+release            text, as in uname -r; machine as in uname -m
+version            (major, minor), or None where the release does not start like that
+setup_number       io_uring_setup's number here, None where it is not known
+io_uring_disabled  the sysctl (Linux 6.6), None where the kernel does not have it
+io_uring_group     the sysctl: a group id, or -1 for none; None as above
+seccomp            0 none, 1 strict, 2 filter, None unknown. 2 alone proves nothing: most
+                   container filters let io_uring through or not, as the runtime pleased
+filtered           seccomp is 2
+sys_admin          this process has CAP_SYS_ADMIN where the sysctl asks for it: in the first user
+                   namespace, so root in a rootless container has not
+sandbox            the name of a kernel that is not Linux, else ""
+memlock, nofile    the soft limits in bytes and in files, None for no limit
+open_files         how many files are open now, None where /proc does not tell
+in_group           this process is a member of io_uring_group
+"""
 
 _CAP_SYS_ADMIN = 21     # capabilities(7), linux/capability.h
 

@@ -36,10 +36,25 @@ from .abi import (
 MAX_ENTRIES = 32768         # IORING_MAX_ENTRIES and IORING_MAX_CQ_ENTRIES in io_uring/io_uring.c
 MAX_CQ_ENTRIES = 2 * MAX_ENTRIES
 
-# The default mode, and what is asked for where the kernel refuses it with EINVAL. With
-# DEFER_TASKRUN (6.1) the kernel touches both rings only inside our own io_uring_enter: no memory
-# barrier is needed anywhere, no signal or interrupt disturbs Python. SINGLE_ISSUER (6.0) is its
-# condition, and lets the kernel tell another thread off.
+# Some facts about who may touch a ring
+# -------------------------------------
+# Any thread and any process that has the file descriptor may enter it, and none of them hears of the
+# others: two that fill SQEs at once fill the same one. So this package gives a ring to one thread.
+#
+# SINGLE_ISSUER (6.0) lets the kernel say so: it remembers one task (the one that made the ring, or
+# with R_DISABLED the one that enabled it), and whoever else submits hears EEXIST. io_uring_setup(2).
+#
+# DEFER_TASKRUN (6.1, which needs SINGLE_ISSUER) goes further: what is left to do for a completion
+# waits until that task enters with GETEVENTS. So the kernel touches both rings only inside our own
+# io_uring_enter, no memory barrier is needed anywhere, and no interrupt disturbs Python. The price:
+# nothing is completed while we don't ask. reap() asks when the CQ is empty; and epoll on the ring's
+# fd never wakes (measured on 6.18), an eventfd does (register_eventfd()).
+#
+# A fork copies neither ring nor kernel: parent and child have the same shared pages (mmap(2),
+# MAP_SHARED). A child that submits is told EEXIST, and has moved the parent's tail by then (measured
+# on 6.18). So it lets go of all rings before it runs anything else: _after_fork_in_child() in ring.py.
+
+# The default mode, and what is asked for where the kernel refuses it with EINVAL.
 DEFAULT_FLAGS = (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
                  IORING_SETUP_SINGLE_ISSUER, 0)
 
@@ -114,9 +129,11 @@ class Layout:
     """A ring as io_uring_setup(2) made it: its number, its sizes, and views of its memory.
 
     fd           the file descriptor, or with `registered` the index that stands for it
+    flags, features, sq_entries, cq_entries   what io_uring_setup(2) made of what was asked for
     sq, cq       the shared words, as memoryviews of uint32; sq_head, sq_tail, sq_flags, cq_head and
                  cq_tail are indices into them
-    sqes, cqes   the entries, as memoryviews of bytes; cqes_at is where the first CQE lies
+    sqes, cqes   the entries, as memoryviews of bytes; cqes_at is where the first CQE lies, sqe_size
+                 and cqe_size say how many bytes one has
     """
 
     __slots__ = (

@@ -88,7 +88,7 @@ class Prep(FilePrep, SocketPrep):
                     sqe_flags: int = 0) -> None:
         """prep_nop() in an SQE of 128 bytes: for a ring with IORING_SETUP_SQE128 or _SQE_MIXED.
 
-        Linux 6.19. io_uring_prep_nop128(3).
+        CQE res as for prep_nop. Linux 6.19. io_uring_prep_nop128(3).
         """
         self._nop(self._sqe128, IORING_OP_NOP128, nop_flags, result, fd, buf_index, big_cqe,
                   user_data, sqe_flags)
@@ -138,6 +138,22 @@ class Prep(FilePrep, SocketPrep):
                   op_flags=poll32(poll_mask), user_data=user_data, sqe_flags=sqe_flags)
 
     # -- time ------------------------------------------------------------------------------------
+    # Some facts about chains and clocks
+    # ----------------------------------
+    # IOSQE_IO_LINK on a request lets the next one begin when it has ended well; else all that follow are
+    # -ECANCELED. What is "well" surprises: a read that is short breaks the chain, although its res is
+    # what read(2) would say, and so does a timeout that has run out, as -ETIME is below 0 (unless it has
+    # IORING_TIMEOUT_ETIME_SUCCESS). After IOSQE_IO_HARDLINK the next one begins in any case. A chain ends
+    # with the first request that has neither, and with submit(): links do not reach over it.
+    # (io_uring_enter(2), IOSQE_IO_LINK; each of these also measured on 6.18.)
+    #
+    # A LINK_TIMEOUT is the odd member: it does not wait for its turn. Its clock starts when the request
+    # before it begins, not when the chain was submitted (measured on 6.18). Each of the two ends the
+    # other, so there are two CQEs, in any order:
+    #     in time   the request's own res, and -ECANCELED for the timeout
+    #     too late  -ECANCELED for the request, and -ETIME for the timeout
+    #     both      the request's own res, and -ENOENT or -EALREADY: the clock ran out as it ended
+    # -ECANCELED says that the kernel stopped, not that nothing was done: after a connect the SYN is out.
     def prep_timeout(self, ts, count: int = 0, flags: int = 0, *, user_data: int = 0,
                      sqe_flags: int = 0) -> None:
         """Complete after `ts`, or after `count` other completions, whichever is first.

@@ -96,14 +96,20 @@ class FilePrep:
 
     def prep_open(self, path, flags: int, mode: int = 0o777, *, user_data: int = 0,
                   sqe_flags: int = 0, personality: int = 0) -> None:
-        """open(2): prep_openat() from the working directory. Linux 5.6. io_uring_prep_open(3)."""
+        """open(2): prep_openat() from the working directory.
+
+        CQE res: the new fd, or -errno. Linux 5.6. io_uring_prep_open(3).
+        """
         self.prep_openat(AT_FDCWD, path, flags, mode, user_data=user_data, sqe_flags=sqe_flags,
                          personality=personality)
 
     def prep_open_direct(self, path, flags: int, mode: int = 0o777,
                          file_index: int = IORING_FILE_INDEX_ALLOC, *, user_data: int = 0,
                          sqe_flags: int = 0, personality: int = 0) -> None:
-        """prep_openat_direct() from the working directory. Linux 5.15. io_uring_prep_open_direct(3)."""
+        """prep_openat_direct() from the working directory.
+
+        CQE res as there. Linux 5.15. io_uring_prep_open_direct(3).
+        """
         self.prep_openat_direct(AT_FDCWD, path, flags, mode, file_index, user_data=user_data,
                                 sqe_flags=sqe_flags, personality=personality)
 
@@ -200,7 +206,10 @@ class FilePrep:
     def prep_readv2(self, fd, buffers: Iterable[Buffer], offset: int = -1, flags: int = 0, *,
                     user_data: int = 0, sqe_flags: int = 0, ioprio: int = 0, personality: int = 0,
                     buf_group: int = 0, attr_pi: AttrPI | None = None) -> None:
-        """preadv2(2): prep_readv() with RWF_* in flags. Linux 5.1. io_uring_prep_readv2(3)."""
+        """preadv2(2): prep_readv() with RWF_* in flags.
+
+        CQE res: bytes read in all, or -errno. Linux 5.1. io_uring_prep_readv2(3).
+        """
         self._rw(IORING_OP_READV, True, fd, iovecs(buffers, True), offset, flags, buf_group, attr_pi,
                  user_data, sqe_flags, ioprio, personality)
 
@@ -218,7 +227,10 @@ class FilePrep:
     def prep_writev2(self, fd, buffers: Iterable[Buffer], offset: int = -1, flags: int = 0, *,
                      user_data: int = 0, sqe_flags: int = 0, ioprio: int = 0, personality: int = 0,
                      attr_pi: AttrPI | None = None) -> None:
-        """pwritev2(2): prep_writev() with RWF_* in flags. Linux 5.1. io_uring_prep_writev2(3)."""
+        """pwritev2(2): prep_writev() with RWF_* in flags.
+
+        CQE res: bytes written in all, or -errno. Linux 5.1. io_uring_prep_writev2(3).
+        """
         self._rw(IORING_OP_WRITEV, False, fd, iovecs(buffers, False), offset, flags, 0, attr_pi,
                  user_data, sqe_flags, ioprio, personality)
 
@@ -258,6 +270,7 @@ class FilePrep:
                          attr_pi: AttrPI | None = None) -> None:
         """prep_write() from a registered buffer; buf and buf_index as for prep_read_fixed.
 
+        CQE res as for prep_write; -EFAULT where buf is not inside buffer buf_index.
         Linux 5.1, offset -1 5.6. io_uring_prep_write_fixed(3).
         """
         # Writable, though only read: of another view syscalls.readable() makes a copy, which is not
@@ -285,7 +298,7 @@ class FilePrep:
                           attr_pi: AttrPI | None = None) -> None:
         """prep_writev2() from several parts of one registered buffer, as for prep_readv_fixed.
 
-        Linux 6.15. io_uring_prep_writev_fixed(3).
+        CQE res: bytes written in all, or -errno. Linux 6.15. io_uring_prep_writev_fixed(3).
         """
         self._rw(IORING_OP_WRITEV_FIXED, False, fd, iovecs(buffers, True), offset, flags, buf_index,
                  attr_pi, user_data, sqe_flags, ioprio, personality)

@@ -184,7 +184,7 @@ class SocketPrep:
     def prep_multishot_accept_direct(self, fd, addr=None, addrlen=None, flags: int = 0, *,
                                      user_data: int = 0, sqe_flags: int = 0, ioprio: int = 0,
                                      personality: int = 0) -> None:
-        """As prep_multishot_accept, into free slots of the registered files: res is the slot.
+        """As prep_multishot_accept, into free slots of the registered files: CQE res is the slot.
 
         It ends with -ENFILE when no slot is free. Linux 5.19.
         io_uring_prep_multishot_accept_direct(3).
@@ -218,6 +218,7 @@ class SocketPrep:
         """sendto(2): as prep_send, to an address.
 
         address   as for prep_connect; None as for prep_send
+        CQE res: bytes sent, or -errno.
         Linux 6.1; before, the address is ignored: -EDESTADDRREQ from a socket that is not connected.
         io_uring_prep_sendto(3).
         """
@@ -229,7 +230,7 @@ class SocketPrep:
         prep_send_zc(), and not submitted yet; ValueError if it is anything else.
 
         dest_addr   as prep_connect() takes it for a number: its shape tells the family
-        prep_sendto() does both at once, and so does `address` of prep_send_zc().
+        prep_sendto() does both at once, and so does `address` of prep_send_zc(). It has no CQE of its own.
         Linux 6.0 for SEND_ZC, 6.1 for SEND. io_uring_prep_send_set_addr(3).
         """
         address, size, keeper = sockaddr_at(-1, dest_addr)
@@ -275,6 +276,22 @@ class SocketPrep:
                   sqe_flags=sqe_flags | IOSQE_BUFFER_SELECT, ioprio=ioprio | IORING_RECVSEND_BUNDLE,
                   buf_index=buf_group)
 
+    # Some facts about memory that the kernel keeps
+    # ---------------------------------------------
+    # Most requests are done with their memory when their CQE comes, and some before: a path or a
+    # sockaddr is copied while it is submitted (IORING_FEAT_SUBMIT_STABLE, Linux 5.5). Three kinds are not.
+    #
+    #   - Multishot: each CQE but the last has IORING_CQE_F_MORE. Up to the one without it the request
+    #     is alive, and so is what it points to (a Msghdr, say). It may end at any time, by itself: a CQE
+    #     without MORE means, ask again. io_uring_multishot(7).
+    #   - Zero-copy send: the first CQE says how much was sent, and has MORE; the network still reads
+    #     from the buffer, until the other side has acknowledged it. Only the second CQE
+    #     (IORING_CQE_F_NOTIF, the same user_data) gives it back. io_uring_enter(2), IORING_OP_SEND_ZC.
+    #   - Whatever is being cancelled: the cancel's own CQE ends nothing, whatever it says. The request's
+    #     last CQE does. io_uring_cancelation(7).
+    #
+    # All three have one rule, and ring.py knows no other: memory is let go of at the CQE without MORE.
+
     def prep_send_zc(self, sockfd, buf, len: int | None = None, flags: int = 0, zc_flags: int = 0, *,
                      address=None, user_data: int = 0, sqe_flags: int = 0) -> None:
         """send(2), the network reading from your buffer itself.
@@ -300,7 +317,7 @@ class SocketPrep:
         buf         that buffer, or a part of it (a memoryview's slice); -EFAULT for anything else. Of a
                     list, -EINVAL so far (6.18): prep_sendmsg_zc_fixed() takes one
         buf_index   its number
-        Linux 6.0. io_uring_prep_send_zc_fixed(3).
+        Two CQEs, as there. Linux 6.0. io_uring_prep_send_zc_fixed(3).
         """
         self._send(IORING_OP_SEND_ZC, sockfd, buf, len, flags, zc_flags | IORING_RECVSEND_FIXED_BUF,
                    address, buf_index, user_data, sqe_flags)
@@ -343,7 +360,7 @@ class SocketPrep:
 
     def prep_sendmsg_zc_fixed(self, fd, msg: Msghdr, flags: int = 0, buf_index: int = 0, *,
                               user_data: int = 0, sqe_flags: int = 0, ioprio: int = 0) -> None:
-        """As prep_sendmsg_zc, all buffers of msg being parts of one registered buffer.
+        """As prep_sendmsg_zc, all buffers of msg being parts of one registered buffer: two CQEs.
 
         buf_index   its number
         Linux 6.15 (-EINVAL before). io_uring_prep_sendmsg_zc_fixed(3).
@@ -472,8 +489,8 @@ class SocketPrep:
                           user_data: int = 0, sqe_flags: int = 0, keeper: object = None) -> None:
         """As prep_uring_cmd, in an SQE of 128 bytes: `cmd` has up to 80.
 
-        For a ring with IORING_SETUP_SQE_MIXED, or IORING_SETUP_SQE128. Linux 6.19.
-        io_uring_prep_uring_cmd128(3).
+        For a ring with IORING_SETUP_SQE_MIXED, or IORING_SETUP_SQE128. CQE res: the command's.
+        Linux 6.19. io_uring_prep_uring_cmd128(3).
         """
         cmd, op = _command(cmd, 80), _pair(cmd_op, 0, "cmd_op")
         self._sqe128(IORING_OP_URING_CMD128, fileno(fd), addr=addr, len=len, off=op, op_flags=flags,

@@ -192,7 +192,7 @@ class Resources:
         """As register_buffers(), and tell when each is free: a CQE whose user_data is the buffer's tag,
         once it is unregistered or replaced and no request uses it any more. 0 is no tag.
 
-        Linux 5.13. io_uring_register_buffers_tags(3).
+        OSError as for register_buffers(). Linux 5.13. io_uring_register_buffers_tags(3).
         """
         iovecs, keepers = _iovecs(buffers)
         tags = _check_tags(tags, len(keepers))
@@ -202,7 +202,7 @@ class Resources:
     def register_buffers_sparse(self, nr: int) -> None:
         """Make a table of `nr` empty slots, for register_buffers_update_tag() to fill.
 
-        Linux 5.19. io_uring_register_buffers_sparse(3).
+        OSError: EBUSY where there is a table, EINVAL before Linux 5.19. io_uring_register_buffers_sparse(3).
         """
         check("nr", nr, 1, MAX_BUFFERS)
         self._register_sparse("register_buffers_sparse", abi.IORING_REGISTER_BUFFERS2, nr)
@@ -211,7 +211,8 @@ class Resources:
         """Replace the buffers from slot `off` on -> how many were: fewer, if one in the middle failed.
 
         buffers, tags   as for register_buffers_tags(); None empties a slot
-        Requests that use an old buffer go on with it. Linux 5.13. io_uring_register_buffers_update_tag(3).
+        Requests that use an old buffer go on with it. OSError: ENXIO where there is no table, EINVAL beyond
+        its end; else as for register_buffers(). Linux 5.13. io_uring_register_buffers_update_tag(3).
         """
         check("off", off, 0, U32)
         iovecs, keepers = _iovecs(buffers)
@@ -278,7 +279,7 @@ class Resources:
     def register_files_tags(self, files: Sequence, tags: Sequence[int]) -> None:
         """As register_files(), with a CQE for each file that is let go of: see register_buffers_tags().
 
-        Linux 5.13. io_uring_register_files_tags(3).
+        OSError as for register_files(). Linux 5.13. io_uring_register_files_tags(3).
         """
         fds = _fds(files)
         tags = _check_tags(tags, len(fds) // 4)
@@ -298,7 +299,8 @@ class Resources:
         """Replace the files from slot `off` on -> how many were: fewer, if one in the middle failed.
 
         files   as for register_files(); IORING_REGISTER_FILES_SKIP leaves a slot as it is (Linux 5.12)
-        Requests that use an old file go on with it. Linux 5.5. io_uring_register_files_update(3).
+        Requests that use an old file go on with it. OSError: ENXIO where there is no table, EINVAL beyond
+        its end, EBADF for the first that is closed. Linux 5.5. io_uring_register_files_update(3).
         """
         check("off", off, 0, U32)
         fds = _fds(files, abi.IORING_REGISTER_FILES_SKIP)
@@ -310,7 +312,7 @@ class Resources:
         return done
 
     def register_files_update_tag(self, off: int, files: Sequence, tags: Sequence[int]) -> int:
-        """As register_files_update(), with tags. Linux 5.13. io_uring_register_files_update_tag(3)."""
+        """As register_files_update(), OSErrors too, with tags. Linux 5.13. io_uring_register_files_update_tag(3)."""
         check("off", off, 0, U32)
         fds = _fds(files, abi.IORING_REGISTER_FILES_SKIP)
         tags = _check_tags(tags, len(fds) // 4)
@@ -482,7 +484,8 @@ class Resources:
         """Times to wait that submit_and_wait_reg() names by number, so that none has to be handed over
         with each wait. -> their bytes: write reg_wait() to [64 * i:64 * i + 64] to change one.
 
-        waits   what reg_wait() makes; the ring has to be disabled still, see register_region()
+        waits   what reg_wait() makes; the ring has to be disabled still, see register_region(), and OSErrors
+                are as there. The bytes stay with the ring until it is closed
         Linux 6.13. io_uring_submit_and_wait_reg(3), io_uring_register_region(3).
         """
         data = b"".join(waits)

@@ -101,6 +101,24 @@ _orphans: list = []         # memory that the kernel may still write to after it
 class Ring(Prep, Registration, RingFd, Bulk):
     """An io_uring: prep_*() fills requests in, submit() hands them over, reap() takes answers.
 
+        with pyuring.Ring(64) as ring:
+            ring.prep_read(fd, buffer, user_data=1)     # a file descriptor and a bytearray
+            ring.submit_and_wait(1)
+            for cqe in ring.reap():
+                print(cqe.user_data, cqe.res)           # 1, and the bytes read or -errno
+
+    Its methods, by what they are for:
+        fill in     prep_*(): one for each of liburing's helpers; what their arguments may be is at
+                    the head of prep.py. sq_ready, sq_space_left
+        hand over   submit(), submit_and_wait(), submit_and_get_events(), get_events(), sqring_wait(),
+                    submit_and_wait_reg()
+        take        reap(), peek_cqe(), wait_cqe(), cq_ready
+        in bulk     push(), run(), reap_raw(): see Batch
+        tell        register_*(), unregister_*(): files, buffers and more, for requests to name by
+                    number; setup_buf_ring(), free_buf_ring(), buf_ring_head(), clone_buffers(),
+                    clone_buffers_offset()
+        itself      enable_rings(), resize_rings(), set_iowait(), close_ring_fd(), fileno(), close()
+
     entries            SQEs, 1 to 32768; the kernel rounds up to a power of two
     cq_entries         CQEs, up to 65536; None for twice the SQEs (Linux 5.5)
     flags              IORING_SETUP_*, exactly these; None for SINGLE_ISSUER | DEFER_TASKRUN, or
@@ -118,20 +136,27 @@ class Ring(Prep, Registration, RingFd, Bulk):
 
     A ring belongs to the thread that made it (SINGLE_ISSUER) and to the process that made it: it
     does not cross a fork. Use it in `with`, or close() it; what is in flight then is cancelled.
+    Whatever memory a request points to stays in place until its last CQE.
 
     Raises RingUnavailable, an OSError that says why there is no io_uring here and what to do;
     ValueError for flags that exclude each other. Linux 5.1; io_uring(7), io_uring_setup(2).
     """
 
-    __slots__ = (
-        "__weakref__", "fd", "features", "flags", "sq_entries", "cq_entries", "submit_when_full",
-        "_layout", "_owner", "_gone", "_enter_fd", "_enter_flags", "_disabled",
-        "_sq", "_sq_head", "_sq_tail", "_sq_flags", "_sq_mask", "_sqes", "_sqe_shift", "_sqe_tail",
-        "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
-        "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
-        "_chain_keepers", "_silent", "_unanswered", "_expected", "_registered", "_bulk", "_batches",
-        "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin",
-    )
+    __slots__ = {
+        "fd": "The ring's file descriptor; -1 after close(), and where the kernel knows it by a number only.",
+        "features": "IORING_FEAT_*: what this kernel says that it has. io_uring_setup(2).",
+        "flags": "IORING_SETUP_*: how the ring was made. io_uring_setup(2).",
+        "sq_entries": "How many SQEs the queue holds, a power of two.",
+        "cq_entries": "How many CQEs the queue holds, a power of two.",
+        "submit_when_full": "Whether prep_*() submits by itself when no SQE is free. May be set.",
+        **dict.fromkeys((
+            "__weakref__", "_layout", "_owner", "_gone", "_enter_fd", "_enter_flags", "_disabled", "_sq",
+            "_sq_head", "_sq_tail", "_sq_flags", "_sq_mask", "_sqes", "_sqe_shift", "_sqe_tail",
+            "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
+            "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
+            "_chain_keepers", "_silent", "_unanswered", "_expected", "_registered", "_bulk", "_batches",
+            "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin")),
+    }
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
                  flags: int | None = None, submit_when_full: bool = False, sq_thread_idle: int = 0,
@@ -457,6 +482,8 @@ class Ring(Prep, Registration, RingFd, Bulk):
         """SQPOLL and SQ_REWIND: (how many SQEs were submitted, whether that was all)."""
         if self._sqpoll:
             handed = (self._sqe_tail - self._sq[self._sq_tail]) & U32
+            # ordering   The kernel's thread may read the SQEs as soon as it sees the tail.
+            syscalls.fence()
             self._publish()
             if self._sq[self._sq_head] != self._sqe_tail:
                 self._wake_poller()
@@ -530,6 +557,14 @@ class Ring(Prep, Registration, RingFd, Bulk):
         return errors.os_error(code, "io_uring_enter" + (f" ({advice})" if advice else ""))
 
     # -- the completion queue --------------------------------------------------------------------
+    # Some facts about a CQ that is full
+    # ----------------------------------
+    # The kernel never writes over a CQE that has not been taken. What finds no room it keeps in a list of
+    # its own (IORING_FEAT_NODROP, Linux 5.5; before, it was dropped and counted), sets SQ_CQ_OVERFLOW, and
+    # moves it into the CQ when somebody enters with GETEVENTS. So nothing is lost and nothing shows: of 12
+    # NOPs in a CQ of 4, cq_ready says 4, and reap() gives 12 (measured on 6.18). Older kernels refuse to
+    # submit meanwhile (EBUSY); without memory for the list, completions are lost (EBADR): io_uring_enter(2).
+
     @property
     def cq_ready(self) -> int:
         """How many CQEs can be taken without asking the kernel; with CQE_MIXED, of 16 bytes."""

@@ -52,7 +52,8 @@ class RingFd:
     def register_ring_fd(self) -> None:
         """Enter the kernel by a number that is found faster than a file descriptor, in this thread alone.
 
-        Linux 5.18. io_uring_register_ring_fd(3).
+        OSError: EBUSY where 16 rings of this thread have one (IO_RINGFD_REG_MAX); EINVAL before Linux 5.18.
+        io_uring_register_ring_fd(3).
         """
         if not self._enter_flags & IORING_ENTER_REGISTERED_RING:
             update = bytearray(abi.RSRC_UPDATE.pack(U32, 0, self.fd))       # U32: any free number
@@ -61,7 +62,10 @@ class RingFd:
             self._enter_flags |= IORING_ENTER_REGISTERED_RING
 
     def unregister_ring_fd(self) -> None:
-        """Undo register_ring_fd(). ValueError where the number is all that there is of the ring."""
+        """Undo register_ring_fd(). ValueError where the number is all that there is of the ring.
+
+        Linux 5.18. io_uring_unregister_ring_fd(3).
+        """
         if self.fd < 0:
             raise ValueError("this ring has no file descriptor to go back to")
         if self._enter_flags & IORING_ENTER_REGISTERED_RING:

@@ -170,6 +170,22 @@ def offset(number: int):
 
 
 # -- ordering ------------------------------------------------------------------------------------
+# Some facts about order between CPUs
+# -----------------------------------
+# Memory that two CPUs share has no clock. On x86 a CPU's stores are seen in their order and its loads
+# happen in theirs; only a load may overtake an earlier store (Intel SDM volume 3, "Memory Ordering").
+# Armv8 promises none of that, unless the instruction says so: store-release, load-acquire. The kernel
+# uses these for its side of the rings, and the comment that opens io_uring/io_uring.c asks the same
+# of ours. Python has no such instruction. What it has:
+#
+#   - memoryview.cast("I")[i] = n is one aligned store: seen whole or not at all. Which order the stores
+#     of one thread are seen in is up to the CPU, the interpreter does not exchange them.
+#   - In our own system call the kernel runs on this CPU, in program order. So the common way, to fill,
+#     publish, enter, reap, with DEFER_TASKRUN, needs nothing at all.
+#   - Where another CPU looks at the same time, a lock's atomic instructions have to do: fence(). That
+#     is so with a kernel thread that polls the SQ (SQPOLL), and for completions that interrupts or
+#     worker threads post (any ring without DEFER_TASKRUN): in ring.py, under "ordering".
+
 def fence() -> None:
     """A full memory barrier, as near as plain Python comes to one.
 
