@@ -25,7 +25,7 @@ FLOORS = {
     "abi": 0, "errors": 0, "machine": 0,
     "sockaddr": 1, "syscalls": 1, "host": 1,
     "arguments": 2, "messages": 2, "structs": 2, "waiting": 2,
-    "prep_files": 3, "prep_sockets": 3, "resources": 3, "layout": 3,
+    "decode": 3, "prep_files": 3, "prep_sockets": 3, "resources": 3, "layout": 3,
     "prep": 4, "registration": 4, "ring_fd": 4,
     "batch": 5,
     "ring": 6, "eras": 6, "examine": 6,
