@@ -2,13 +2,13 @@
 
 Which field means what for which opcode stands in abi.OPCODES, in the column `fields`; this file reads it
 there, spells numbers and flags out by the names of abi.py, and follows pointers to what they point to
-(a sockaddr, a timespec, a path, ...). Nothing here is needed to work a ring: tracing.py prints with it.
+(a sockaddr, a timespec, a path, ...). Nothing here is needed to work a ring: watch.py prints with it.
 
     decode.sqe(raw).lines()         a table, one line a field
     decode.sqe(raw).brief()         the same in one line
     decode.cqe(raw, opcode)         the answer; by the opcode of its request `res` means more
 
-Skim the opcode table at the end of abi.py first; read next: tracing.py.
+Skim the opcode table at the end of abi.py first; read next: watch.py.
 """
 from __future__ import annotations
 
@@ -78,8 +78,17 @@ def _of_abi(*prefixes, without=()):
                  if not pair[1].startswith(without) and not pair[1].endswith("_SHIFT"))
 
 
-def _flags_of(meaning, opcode):
+_known_flags: dict = {}
+
+
+def _flags_of(meaning):
     """(bit, name), ... for flags that the table describes as `meaning`; None where it names no flags."""
+    if meaning not in _known_flags:
+        _known_flags[meaning] = _find_flags(meaning)
+    return _known_flags[meaning]
+
+
+def _find_flags(meaning):
     if "MSG_*" in meaning and "IORING" not in meaning:
         return _single(vars(socket), "MSG_")
     if "SOCK_*" in meaning:
@@ -182,8 +191,8 @@ class Entry(namedtuple("Entry", "kind name user_data raw fields zero")):
         """In one line."""
         words = [self.name] if self.name else []
         for field in self.fields:
-            if field.name == "opcode" or field.name == "fd" and field.meaning == _UNREAD or not field.value and (
-                    field.name in _ONLY_IF_ANY or field.name in _UNION.values() or "sockaddr" in field.meaning):
+            if field.name == "opcode" or field.name == "fd" and field.value == -1 or not field.value and (
+                    field.meaning == "result to inject" or field.name in _ONLY_IF_ANY or field.name in _UNION.values() or "sockaddr" in field.meaning):
                 continue
             words.append(f"{field.name}={field.text.replace(' | ', '|')}")
         return " ".join(words)
@@ -301,7 +310,7 @@ def _text(field, value, meaning, name, values):
     if field == "op_flags" and meaning.endswith("events") or meaning.startswith("events"):
         if sys.byteorder == "big":                  # the two halves are swapped: io_uring_enter(2)
             value = value >> 16 | (value & 0xffff) << 16
-        return spelled(value, _flags_of("events", name))
+        return spelled(value, _flags_of("events"))
     if field == "fd":
         return _fd(value, meaning, values["flags"])
     names = _numbers_of(meaning)
@@ -311,9 +320,9 @@ def _text(field, value, meaning, name, values):
         kinds = {int(kind): label for label, kind in vars(socket).items()
                  if label.startswith("SOCK_") and int(kind) < 16}
         flags = value & ~15
-        return kinds.get(value & 15, str(value & 15)) + (f" | {spelled(flags, _flags_of('SOCK_*', name))}"
+        return kinds.get(value & 15, str(value & 15)) + (f" | {spelled(flags, _flags_of('SOCK_*'))}"
                                                           if flags else "")
-    flags = _flags_of(meaning, name)
+    flags = _flags_of(meaning)
     if flags is not None:
         if meaning == "O_*" and name != "pipe":
             access = ("O_RDONLY", "O_WRONLY", "O_RDWR", "3")[value & 3]
@@ -337,7 +346,7 @@ def _fd(value, meaning, flags):
     if value in names:
         return f"{names[value]} ({value})"
     if meaning == "FUTEX2_*":
-        return spelled(value, _flags_of(meaning, ""))
+        return spelled(value, _flags_of(meaning))
     if flags & abi.IOSQE_FIXED_FILE:
         return f"{value}, a slot of the registered files"
     return str(value)
@@ -484,7 +493,7 @@ def _res(res, name, flags):
         meant = _EXPECTED.get((name, -res))
         return errno_text(res) + (f", {meant}" if meant else "")
     if name == "poll_add":
-        return f"{res}: {spelled(res, _flags_of('events', name))}"
+        return f"{res}: {spelled(res, _flags_of('events'))}"
     if name in _COUNTS:
         return f"{res} byte{'s' * (res != 1)}"
     if name in _MAKES_FD:

@@ -29,8 +29,8 @@ FLOORS = {
     "prep": 4, "registration": 4, "ring_fd": 4,
     "batch": 5,
     "ring": 6, "eras": 6, "examine": 6,
-    "capabilities": 7, "driver": 7, "registered": 7,
-    "client": 8,
+    "capabilities": 7, "driver": 7, "registered": 7, "watch": 7,
+    "client": 8, "tracing": 8,
     "many": 9, "targets": 9, "report": 9,
     "cli": 10, "__main__": 10,
 }
