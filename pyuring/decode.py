@@ -175,6 +175,14 @@ class Field(namedtuple("Field", "name at raw value text meaning pointed", defaul
     __slots__ = ()
 
 
+def _counts(field):
+    """Whether a field has something to say in one line, where there is little room."""
+    if field.name == "opcode" or field.name == "fd" and field.value == -1:
+        return False
+    return field.value or not (field.name in _ONLY_IF_ANY or field.name in _UNION.values()
+                               or "sockaddr" in field.meaning or field.meaning == "result to inject")
+
+
 class Entry(namedtuple("Entry", "kind name user_data raw fields zero")):
     """A decoded SQE or CQE.
 
@@ -191,10 +199,8 @@ class Entry(namedtuple("Entry", "kind name user_data raw fields zero")):
         """In one line."""
         words = [self.name] if self.name else []
         for field in self.fields:
-            if field.name == "opcode" or field.name == "fd" and field.value == -1 or not field.value and (
-                    field.meaning == "result to inject" or field.name in _ONLY_IF_ANY or field.name in _UNION.values() or "sockaddr" in field.meaning):
-                continue
-            words.append(f"{field.name}={field.text.replace(' | ', '|')}")
+            if _counts(field):
+                words.append(f"{field.name}={field.text.replace(' | ', '|')}")
         return " ".join(words)
 
     def lines(self) -> list[str]:
