@@ -74,9 +74,9 @@ def run(arguments) -> int:
     story = Story(_json_printer() if arguments.json else _Printer(sys.stdout, fields=len(addresses) == 1))
     try:
         if len(addresses) == 1:
-            connected = explain(addresses[0], story, arguments.timeout, arguments.strategy)
+            connected = tell_one(addresses[0], story, arguments.timeout, arguments.strategy)
         else:
-            connected = explain_many(addresses, story, arguments.timeout, arguments.strategy)
+            connected = tell_many(addresses, story, arguments.timeout, arguments.strategy)
     except errors.RingUnavailable as error:
         if sys.stderr is not None:
             print(f"explain: {error.strerror}", file=sys.stderr)
@@ -105,7 +105,7 @@ class Story:
 
 
 # -- one connect -----------------------------------------------------------------------------------------
-def explain(address: object, story: Story, timeout: float | None = None, strategy: str | None = None) -> bool:
+def tell_one(address: object, story: Story, timeout: float | None = None, strategy: str | None = None) -> bool:
     """Connect to one address, and tell the story -> whether it connected.
 
     RingUnavailable for an explicit strategy that this machine does not allow.
@@ -200,7 +200,7 @@ def _tell_outcome(story, address, error, elapsed):
 
 
 # -- many ------------------------------------------------------------------------------------------------
-def explain_many(addresses: list, story: Story, timeout: float | None = None, strategy: str | None = None) -> bool:
+def tell_many(addresses: list, story: Story, timeout: float | None = None, strategy: str | None = None) -> bool:
     """Connect to many addresses with connect_many(), and tell what its ring does -> whether all connected."""
     probe()         # connect_many() asks for it: better now than in the middle of the story
     story.tell("target", {"target": f"{len(addresses)} targets", "address": None, "family": None, "others": 0,
