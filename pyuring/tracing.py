@@ -9,7 +9,7 @@
       SQE 0: NOP user_data=7
       = 1 in 14 us   SQ head 1 tail 1   CQ head 0 tail 1
     reaped: CQ head 0 -> 1
-      CQE 0: NOP user_data=7 res=0 flags=0
+      CQE 0: NOP user_data=7 res=0
 
 Only the door: how that works stands in watch.py, to be read next, and what is printed of an entry in decode.py.
 """

@@ -1,4 +1,5 @@
 """`python3 -m pyuring explain`, pyuring/reasons.py and timeline.py: the story, its reasons, its picture."""
+# ruff: noqa: F811  (fixtures that are imported)
 import errno
 import io
 import json
@@ -215,7 +216,7 @@ def test_there_is_colour_only_on_a_terminal_and_not_with_no_color(monkeypatch, r
         assert out.getvalue().count("\x1b[0m") * 2 == out.getvalue().count("\x1b[")
 
 
-def test_where_io_uring_is_blocked_it_tells_why_and_the_story_of_the_system_calls(filters, target, mute):  # noqa: F811
+def test_where_io_uring_is_blocked_it_tells_why_and_the_story_of_the_system_calls(filters, target, mute):
     for arguments, code in (([target], 0), ([mute, "--timeout", "0.05"], 1), ([target, target], 0)):
         done = run(PYURING[0], seccomp.__file__, "EPERM", *PYURING, "explain", *arguments)
         assert (done.returncode, done.stderr) == (code, "")
