@@ -227,8 +227,9 @@ def test_where_io_uring_is_blocked_it_tells_why_and_the_story_of_the_system_call
 
 
 def test_ctrl_c_exits_with_130_and_says_nothing(mute):
-    child = subprocess.Popen((*PYTHON, "-c", WITH_SIGINT, "explain", mute, "--timeout", "60"), cwd=ROOT, env=environment(),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        (*PYTHON, "-c", WITH_SIGINT, "explain", mute, "--timeout", "60"), cwd=ROOT, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in child.stdout:           # it waits, or is about to: whichever, Ctrl-C ends it
         if "-> WAITING" in line:
             break
