@@ -5,6 +5,7 @@
     pyuring.connect_many(addresses, concurrency=256)            many at a time, outcomes as they come
     pyuring.Ring()                                              the ring itself: prep, submit, reap
     pyuring.probe()                                             what this kernel and container allow
+    pyuring.trace(ring)                                         print what a ring does, as it does it
 
 Standard library only. To read it, start with abi.py (skim), syscalls.py, ring.py; then machine.py,
 driver.py, client.py, many.py. `python3 -m pyuring` shows it at work.
@@ -20,6 +21,7 @@ from .messages import Msghdr
 from .ring import CQE, Ring
 from .sockaddr import SockAddr
 from .structs import OpenHow, Statx
+from .tracing import trace
 from .waiting import EpollEvents, FutexWaitv, Siginfo
 
 __version__ = "0.1.0"
@@ -28,4 +30,5 @@ __all__ = [
     "Batch", "CQE", "Capabilities", "ConnectMachine", "ConnectStateError", "ConnectTimeout", "EpollEvents",
     "FutexWaitv", "Msghdr", "OpenHow", "Outcome", "Ring", "RingUnavailable", "Siginfo", "SockAddr", "Statx",
     "SubmissionQueueFull", "Timespec", "connect", "connect_many", "create_connection", "probe",
+    "trace",
 ]

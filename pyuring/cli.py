@@ -1,4 +1,4 @@
-"""cli.py - the command line: a tour, `doctor`, `connect`, `replay`, `opcodes`.
+"""cli.py - the command line: a tour, `doctor`, `connect`, `explain`, `replay`, `opcodes`.
 
 Only presentation: what is shown comes from client.py, capabilities.py, eras.py and ring.py. Exit codes:
 0 all is well, 1 not all, 2 bad usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from . import __version__, abi, client, eras, errors, host, many, report, sockaddr
+from . import __version__, abi, client, eras, errors, explain, host, many, report, sockaddr
 from .capabilities import picked, probe
 from .targets import Targets
 
@@ -114,6 +114,8 @@ def _parser():
                          "io_uring works, else syscall")
     connect.add_argument("--json", action="store_true", help="one JSON object a line, no summary")
     connect.set_defaults(run=_connect, usage_error=connect.error)
+
+    explain.add_parser(commands, _seconds)
 
     replay = commands.add_parser(
         "replay", help="act out how some kernel's IORING_OP_CONNECT treated refused, repeated, late "

@@ -169,6 +169,26 @@ def offset(number: int):
     return c_size_t(number)
 
 
+def peek(address: int, size: int) -> bytes | None:
+    """Up to `size` bytes of this process's memory at `address`; None where nothing can be read there.
+
+    For looking at what an SQE points to, which may be anything. Read through a file, since a pointer that
+    is wrong then gives EIO, where following it would end the process. proc_pid_mem(5).
+    """
+    if not 0 < address < 1 << 63:
+        return None
+    try:
+        memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:             # no /proc, no file descriptor left, or not for this process
+        return None
+    try:
+        return os.pread(memory, size, address) or None
+    except (OSError, OverflowError):
+        return None
+    finally:
+        os.close(memory)
+
+
 # -- ordering ------------------------------------------------------------------------------------
 # Some facts about order between CPUs
 # -----------------------------------

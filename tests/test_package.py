@@ -22,17 +22,18 @@ PACKAGE = ROOT / "pyuring"
 
 # A module imports from lower floors only. Who adds a module decides here where it stands.
 FLOORS = {
-    "abi": 0, "errors": 0, "machine": 0, "structs": 0,
-    "sockaddr": 1, "syscalls": 1, "host": 1,
+    "abi": 0, "errors": 0, "machine": 0, "structs": 0, "timeline": 0,
+    "sockaddr": 1, "syscalls": 1, "host": 1, "reasons": 1,
     "arguments": 2, "messages": 2, "waiting": 2,
-    "prep_files": 3, "prep_sockets": 3, "resources": 3, "layout": 3,
+    "decode": 3, "prep_files": 3, "prep_sockets": 3, "resources": 3, "layout": 3,
     "prep": 4, "registration": 4, "ring_fd": 4,
     "batch": 5,
     "ring": 6, "eras": 6, "examine": 6,
-    "capabilities": 7, "driver": 7, "registered": 7,
-    "client": 8,
+    "capabilities": 7, "driver": 7, "registered": 7, "watch": 7,
+    "client": 8, "tracing": 8,
     "many": 9, "targets": 9, "report": 9,
-    "cli": 10, "__main__": 10,
+    "explain": 10,
+    "cli": 11, "__main__": 11,
 }
 # Beyond the floors: the command line says which version it is and starts under its own name.
 EXCEPTIONS = {("cli", "__init__"), ("__main__", "cli")}
