@@ -124,7 +124,7 @@ def tell_one(address: object, story: Story, timeout: float | None = None, strate
     refusal = None
     if strategy != "syscall":
         try:
-            ring = client._make_ring(_ENTRIES)
+            ring = client.make_ring(_ENTRIES)
         except errors.RingUnavailable as error:
             if strategy is not None:
                 raise
@@ -175,7 +175,7 @@ def _connect(address, story, ring, family, raw, timeout, strategy):
     began = time.perf_counter()
     with _Overheard(story, family), _Socket(family, socket.SOCK_STREAM) as sock:
         sock.story = story
-        job = driver.Job(sock, SockAddr(raw), client._start_event(sock, strategy), timeout, waits=True)
+        job = driver.Job(sock, SockAddr(raw), client.start_event(sock, strategy), timeout, waits=True)
         job.machine = _Machine(story)
         if ring is None:
             works = driver.SyscallDriver()
@@ -188,7 +188,7 @@ def _connect(address, story, ring, family, raw, timeout, strategy):
                 works.start(job)
                 while not works.finished:
                     works.step(job.owed)
-        error = client._error_of(job, address, timeout)
+        error = client.error_of(job, address, timeout)
         _tell_outcome(story, address, error, time.perf_counter() - began)
     return error is None
 
@@ -205,7 +205,7 @@ def tell_many(addresses: list, story: Story, timeout: float | None = None, strat
     probe()         # connect_many() asks for it: better now than in the middle of the story
     story.tell("target", {"target": f"{len(addresses)} targets", "address": None, "family": None, "others": 0,
                           "strategy": strategy or probe().strategy, "timeout": timeout})
-    make_ring, failed = client._make_ring, 0
+    make_ring, failed = client.make_ring, 0
 
     def watched_ring(entries):
         try:
@@ -218,7 +218,7 @@ def tell_many(addresses: list, story: Story, timeout: float | None = None, strat
         return ring
 
     outcomes = many.connect_many(addresses, timeout=timeout, strategy=strategy)
-    client._make_ring = watched_ring
+    client.make_ring = watched_ring
     try:
         with _Overheard(story):
             for outcome in outcomes:
@@ -226,7 +226,7 @@ def tell_many(addresses: list, story: Story, timeout: float | None = None, strat
                 _tell_outcome(story, outcome.address, outcome.error, outcome.elapsed)
     finally:
         outcomes.close()
-        client._make_ring = make_ring
+        client.make_ring = make_ring
     story.tell("summary", {"ok": len(addresses) - failed, "failed": failed})
     return not failed
 

@@ -13,8 +13,8 @@ from .machine import (
     AGAIN, ALREADY, ANSWERS, ATTEMPT, BACKING_OFF, CALL, CALLING, CHECK, CHECKING, CLEAN, CONFIRMING, CONNECT,
     CONNECTED, CONNECTING, DIRTY, DISCONNECTED, ERROR, EXPIRED, FAILED, FETCH, FETCHING, FINISH, HANGUP, IDLE,
     INSPECT, INSPECTING, INTACT, INTERRUPTED, ISCONN, LOOK, LOOKING, NATIVE, PENDING, READY, RESET, RETRYING,
-    SCRUB, SCRUBBING, SETTLED, SLEEP, SNDTIMEO, START, START_FRESH, START_NATIVE, START_PLAIN, START_SYSCALL,
-    TRYING, WAIT, WAITING,
+    SCRUB, SCRUBBING, SETTLED, SLEEP, SNDTIMEO, STALE, START, START_FRESH, START_NATIVE, START_PLAIN,
+    START_SYSCALL, TRYING, WAIT, WAITING,
 )
 
 
@@ -44,6 +44,10 @@ WHY = {
             "Nothing half-ended is left on the socket, so try to connect over the ring, without waiting."),
     **_rows(LOOKING, [DIRTY], CALL,
             "An earlier handshake failed and nobody cleaned up: connect(2) does that, and says ECONNABORTED (E12)."),
+
+    **_rows(LOOKING, [STALE], ATTEMPT,
+            "MPTCP still holds the error of an earlier connect, which the opcode would take for this one's (E24): "
+            "try with connect(2)."),
 
     **_rows(TRYING, [CONNECTED], CALL,
             "Some kernels leave the socket as still connecting after success (E8): one connect(2) settles that, and "

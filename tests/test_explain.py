@@ -25,9 +25,9 @@ STRATEGY = "syscall" if WHY_NO_RING else "emulated"
 @pytest.fixture(autouse=True)
 def put_back():
     """What the story was overheard through is as it was."""
-    before = syscalls.connect, syscalls.enter, explain.driver.select, explain.driver.os, client._make_ring
+    before = syscalls.connect, syscalls.enter, explain.driver.select, explain.driver.os, client.make_ring
     yield
-    assert (syscalls.connect, syscalls.enter, explain.driver.select, explain.driver.os, client._make_ring) == before
+    assert (syscalls.connect, syscalls.enter, explain.driver.select, explain.driver.os, client.make_ring) == before
     assert not watch._watches
 
 
