@@ -15,6 +15,13 @@ from pyuring.driver import RingDriver                               # noqa: E402
 from pyuring.ring import Ring, _orphans                             # noqa: E402
 
 
+def pytest_collection_finish():
+    # Many tests collect garbage, or all the time. Without this each collection would walk through all of
+    # the tests, which there are thousands of: 30 ms.
+    gc.collect()
+    gc.freeze()
+
+
 def _why_no_ring():
     try:
         Ring(1).close()
