@@ -329,6 +329,7 @@ _WITH_PORT = (0, ECANCELED, ECONNREFUSED, ECONNRESET, ETIMEDOUT)
 _PORT_PATIENCE = 65.0       # seconds without any port, after which there is none
 
 
+_REFUSED = os.strerror(ECONNREFUSED)
 _BATCH = 128                # connects that are worth a system call of their own, however fast they come
 
 
@@ -514,8 +515,8 @@ class _Many:
     # -- beginning -------------------------------------------------------------------------------
     def _fill(self):
         """Begin as many as may be under way, unless an outcome is there first."""
-        driver, addresses, limit = self._driver, self._addresses, self._limit
-        asked = time.monotonic()
+        driver, addresses, limit, monotonic = self._driver, self._addresses, self._limit, time.monotonic
+        asked = monotonic()
         while self._held and self._held[0][0] <= asked:
             _, _, task, cramped = heappop(self._held)
             self._cramped -= cramped
@@ -525,14 +526,16 @@ class _Many:
                 self._start(*task)
         # What is held back counts, so that memory stays bounded. Where it is for a port, another
         # destination may have one; lack of room concerns all.
+        chains, jobs, held = self._chains, self._jobs, self._held
         while self._more and not self._cramped and not self._ready and not driver.finished \
-                and self._under_way() + len(self._held) < limit:
+                and (chains.busy if chains else 0) + len(jobs) + len(held) < limit \
+                and (not self._names or self._under_way() + len(held) < limit):
             try:
                 address = next(addresses)
             except StopIteration:
                 self._more = False
                 break
-            taken = time.monotonic()
+            taken = monotonic()
             self._quick = self._quick + 1 if taken - asked < _SLOW else 0
             asked = taken
             found = _locate(address)
@@ -542,9 +545,9 @@ class _Many:
                 self._ask(address)
             # The next address may be long in coming. So what is there goes to the kernel first, unless
             # so many came fast that a few can wait for each other.
-            if self._begun >= min(_BATCH, 1 + self._quick // _TRUST):
+            if self._begun >= _BATCH or self._begun > self._quick // _TRUST:
                 self._sweep()
-                asked = time.monotonic()
+                asked = monotonic()
 
     def _ask(self, address):
         if self._names is None:
@@ -693,7 +696,7 @@ class _Many:
         address, batch, found, _ = task
         if code == ECONNREFUSED and position == CONNECT and not found[2]:       # the most frequent by far
             self._dry_since = None
-            return self._ready.append(_new(Outcome, (address, _error(code, address), now - batch[0], None)))
+            return self._ready.append(_new(Outcome, (address, _refused(address), now - batch[0], None)))
         if position == CHECK or code == ECONNRESET and position == CONNECT and self._doubts_reset:
             return self._start(*task, chain=False)      # E23, E10
         if code in (_NO_ROOM if position == SOCKET else _NO_MEMORY):
@@ -745,6 +748,15 @@ def _error(code, address):
     return errors.os_error(code, f"connect to {sockaddr.format_address(address)}")
 
 
+def _refused(address):
+    """_error(ECONNREFUSED, address), quickly for what is most frequent: (host, port), printable."""
+    if type(address) is tuple and len(address) == 2:
+        host, port = address
+        if type(host) is str and type(port) is int and host.isprintable() and ":" not in host:
+            return ConnectionRefusedError(ECONNREFUSED, f"connect to {host}:{port}: {_REFUSED}")
+    return _error(ECONNREFUSED, address)
+
+
 def _for_what(error, address):
     return client.for_what(error, f"connect to {sockaddr.format_address(address)}")
 
@@ -773,7 +785,7 @@ def _locate(address):
     """(family, packed sockaddr, what to try after it), or None where a name has to be looked up."""
     if type(address) is tuple and len(address) == 2 and type(address[0]) is str and ":" not in address[0]:
         try:                    # what is most frequent by far
-            return _INET, sockaddr.pack(_INET, address, resolve=False), None
+            return _INET, sockaddr.pack_inet(*address), None
         except ValueError:
             return _check_name(*address[:2])
     family = sockaddr.guess_family(address)

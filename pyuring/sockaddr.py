@@ -75,6 +75,17 @@ class SockAddr:
         return f"SockAddr({_family_name(self.family)}, {size}: {self.raw[:32].hex()}{more})"
 
 
+def pack_inet(host: object, port: object, *, resolve: bool = False) -> bytes:
+    """pack(AF_INET, (host, port)), for who knows that it is that."""
+    if type(port) is not int or not 0 <= port <= 0xFFFF:  # first: a bad port needs no resolver
+        port = _number("port", port, 0xFFFF)
+    try:
+        packed = inet_pton(_INET, host)
+    except (OSError, ValueError, TypeError):
+        packed, _ = _look_up(_INET, host, resolve)
+    return _IN.pack(_INET, htons(port), packed)
+
+
 def pack(family: int, address: object, *, resolve: bool = True) -> bytes:
     """The `struct sockaddr` for an address as socket.connect takes it for that family.
 
@@ -96,14 +107,7 @@ def pack(family: int, address: object, *, resolve: bool = True) -> bytes:
     if isinstance(address, SockAddr):
         return address.raw
     if family == _INET and isinstance(address, tuple) and len(address) == 2:
-        host, port = address
-        if type(port) is not int or not 0 <= port <= 0xFFFF:  # first: a bad port needs no resolver
-            port = _number("port", port, 0xFFFF)
-        try:
-            packed = inet_pton(_INET, host)
-        except (OSError, ValueError, TypeError):
-            packed, _ = _look_up(_INET, host, resolve)
-        return _IN.pack(_INET, htons(port), packed)
+        return pack_inet(*address, resolve=resolve)
     if family == _INET6 and isinstance(address, tuple) and 2 <= len(address) <= 4:
         host, port, flowinfo, scope_id = address + (0, 0)[len(address) - 2:]
         port, flowinfo = _number("port", port, 0xFFFF), _number("flowinfo", flowinfo, 0xFFFFF)
