@@ -43,7 +43,7 @@ _POSITIONS = frozenset((
 
 _ONE_COMPLETION = _POSITIONS | {IORING_OP_NOP}
 
-_unpack_cqes = abi.CQE.iter_unpack
+_unpack_cqe, _unpack_cqes = abi.CQE.unpack_from, abi.CQE.iter_unpack
 _FLAGS_AT = 12 if sys.byteorder == "little" else 15     # the low byte of a CQE's flags
 
 
@@ -150,35 +150,54 @@ class Bulk:
         As long as a ring does nothing else but run one batch of reads and writes again and again, that
         takes half the time of the four. Errors are those of push() and submit(). io_uring_enter(2).
         """
-        sq, tail, sqes = self._sq, self._sqe_tail, batch._sqes
-        if batch is self._ran and wait_nr is None and not self._bulk and not self._inflight \
-                and self._owner == get_ident() and sq[self._sq_head] == tail:
-            # The common case in one piece: nothing is in the queues, so what goes in now, comes out.
-            # Where it does not, the rest of this class sees to it.
-            first, size = (tail & self._sq_mask) << 6, len(sqes)
-            if first + size <= len(self._sqes):
-                self._sqes[first:first + size] = sqes
-                self._bulk = count = size >> 6
-                self._sqe_tail = sq[self._sq_tail] = (tail + count) & U32
-                if syscalls.enter(self._enter_fd, count, count,
-                                  IORING_ENTER_GETEVENTS | self._enter_flags) != count:
-                    self._enter(count if sq[self._sq_head] == self._sqe_tail else 0, None)
-                cq = self._cq
-                head = cq[self._cq_head]
-                first = head & self._cq_mask
-                if (cq[self._cq_tail] - head) & U32 == count and first + count <= self._cq_mask \
-                        and not self._expected:
-                    first = self._cqes_at + (first << 4)
-                    taken = list(_unpack_cqes(self._cqes[first:first + (count << 4)]))
-                    cq[self._cq_head] = (head + count) & U32
-                    self._bulk = 0
-                    return taken
-                return self.reap_raw()
+        if batch is self._ran and wait_nr is None:
+            taken = self._run_again(self)
+            if taken is not None:
+                return taken
         self.push(batch)
         self._enter(len(batch) if wait_nr is None else wait_nr, None)
         # With DEFER_TASKRUN no fence is needed, and these opcodes have one completion each.
-        self._ran = batch if self._defer and not self._rewinds and batch._opcodes <= _ONE_COMPLETION else None
+        self._ran = None
+        if self._defer and not self._rewinds and batch._opcodes <= _ONE_COMPLETION:
+            self._ran, self._run_again = batch, self._shorter(batch)
         return self.reap_raw()
+
+    def _shorter(self, batch):
+        """run(batch) for the common case, in one piece: nothing is in the queues, so what goes in now, comes
+        out. A function of the ring (which must not hold on to itself) that answers the completions; None if
+        it is not that case, and nothing was done.
+
+        What else it needs of the ring and the batch is looked up here, once; resizing and close() forget it.
+        """
+        sq, cq, ring_sqes, cqes, sqes = self._sq, self._cq, self._sqes, self._cqes, batch._sqes
+        sq_head, sq_tail, cq_head, cq_tail = self._sq_head, self._sq_tail, self._cq_head, self._cq_tail
+        sq_mask, cq_mask, cqes_at, room = self._sq_mask, self._cq_mask, self._cqes_at, len(self._sqes)
+        fd, flags, expected = self._enter_fd, IORING_ENTER_GETEVENTS | self._enter_flags, self._expected
+        size = len(sqes)
+        count = size >> 6
+
+        def run_again(ring):
+            tail = ring._sqe_tail
+            first = (tail & sq_mask) << 6
+            if ring._bulk or ring._inflight or ring._owner != get_ident() or sq[sq_head] != tail \
+                    or first + size > room or len(sqes) != size:
+                return None
+            ring_sqes[first:first + size] = sqes
+            ring._bulk = count
+            ring._sqe_tail = sq[sq_tail] = (tail + count) & U32
+            if syscalls.enter(fd, count, count, flags) != count:
+                ring._enter(count if sq[sq_head] == ring._sqe_tail else 0, None)
+            head = cq[cq_head]
+            first = head & cq_mask
+            if (cq[cq_tail] - head) & U32 != count or first + count > cq_mask or expected:
+                return ring.reap_raw()      # the rest of this class sees to it
+            first = cqes_at + (first << 4)
+            taken = [_unpack_cqe(cqes, first)] if count == 1 else \
+                list(_unpack_cqes(cqes[first:first + (count << 4)]))
+            cq[cq_head] = (head + count) & U32
+            ring._bulk = 0
+            return taken
+        return run_again
 
     def reap_raw(self) -> list[tuple[int, int, int]]:
         """As reap(), and quicker: all CQEs that are ready, as a list of plain (user_data, res, flags)."""

@@ -479,7 +479,9 @@ ERRATA = {erratum.id: erratum for erratum in (
         "E24", "stale MPTCP error",
         "on MPTCP the error of an earlier connect (dissolved with AF_UNSPEC) for one that succeeds",
         "Take SO_ERROR before connecting such a socket again.",
-        "BCFG", "", (), "measured on 6.18.44"),
+        "BCFG", "", (),
+        "measured on 6.1.176 as it is and with B's form, 6.12.117, 6.16.12, 6.18.44, 6.19.14, 7.2.13 and "
+        "7.3.4; not with A's form"),
 )}
 
 

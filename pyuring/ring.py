@@ -155,7 +155,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
             "_last_sqe_flags", "_cq", "_cq_head", "_cq_tail", "_cq_mask", "_cqes", "_cqes_at",
             "_big_cqes", "_defer", "_asks", "_sqpoll", "_rewinds", "_inflight", "_keepers",
             "_chain_keepers", "_silent", "_unanswered", "_expected", "_registered", "_bulk", "_batches",
-            "_bulk_user_data", "_ran", "_wait_timespec", "_ext_arg", "_ext_arg_pin")),
+            "_bulk_user_data", "_ran", "_run_again", "_wait_timespec", "_ext_arg", "_ext_arg_pin")),
     }
 
     def __init__(self, entries: int = 128, *, cq_entries: int | None = None,
@@ -180,7 +180,8 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._bulk = 0
         self._batches: list[Batch] = []
         self._bulk_user_data: set[int] = set()
-        self._ran: Batch | None = None
+        self._ran: Batch | None = None          # which run() runs again and again, by _run_again()
+        self._run_again = None
         if flags is not None:
             check_flags(flags)
         check_entries("entries", entries, MAX_ENTRIES, flags)
@@ -204,6 +205,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
     def _adopt(self, layout):
         """Work with the memory of this layout from now on."""
         self._layout = layout
+        self._ran = None
         self.flags, self.features = layout.flags, layout.features
         self.sq_entries, self.cq_entries = layout.sq_entries, layout.cq_entries
         self._sq, self._sq_head, self._sq_tail = layout.sq, layout.sq_head, layout.sq_tail
@@ -825,7 +827,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
         self._inflight.clear()
         self._keepers.clear()
         self._forget_registered()
-        self._batches, self._bulk, self._ran = [], 0, None
+        self._batches, self._bulk, self._ran, self._run_again = [], 0, None, None
         self._expected.clear()
         self._chain_keepers, self._silent, self._unanswered = [], set(), []
         self.fd = self._enter_fd = -1
