@@ -5,7 +5,7 @@
                                                         lab has run them
     python3 tests/kernels/lab.py --list                 what there is
     python3 tests/kernels/lab.py --ci                   the two user-mode kernels from packages, quickly
-    python3 tests/kernels/lab.py 6.16 -- tests/test_ring.py -k overflow         only look; writes nothing
+    python3 tests/kernels/lab.py 6.16 -- tests/test_ring.py -k overflow         these tests alone; writes nothing
 
 Three kinds of kernel:
   user-mode Linux   Debian's linux.uml: a kernel as a process, whose root is this machine's own file
@@ -123,7 +123,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = CI_KERNELS if arguments.ci else arguments.kernels or list(KERNELS)
     try:
-        rows = run_kernels(names, after or CI_CORE * arguments.ci, arguments.timeout or (1800 if arguments.ci else 3600), ci=arguments.ci)
+        rows = run_kernels(names, ["--only", *after] if after else CI_CORE * arguments.ci, arguments.timeout or (1800 if arguments.ci else 3600), ci=arguments.ci)
     except NotHere as why:
         print(f"skipped: the kernel lab: {why}" if arguments.ci else f"lab.py: {why}", flush=True)
         return 0 if arguments.ci else 2
