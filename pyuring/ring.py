@@ -739,8 +739,9 @@ class Ring(Prep, Registration, RingFd, Bulk):
         try:
             if mine and self._owed():
                 self._cancel_in_flight()
-        except ValueError:
-            # EEXIST: the owner is gone, and this thread has got the same number since.
+        except (ValueError, OSError):
+            # EEXIST: the owner is gone, and this thread has got the same number since. Or the kernel takes
+            # nothing any more: EOWNERDEAD, EBADFD (SQPOLL and R_DISABLED on 5.10.46).
             pass
         finally:
             # What could not be cancelled in time (or not by this thread) stays pinned for good.

@@ -223,8 +223,14 @@ def test_each_setup_flag_makes_a_ring_that_works_or_is_refused_in_a_sentence(nam
             if ring.flags & abi.IORING_SETUP_R_DISABLED:
                 ring.enable_rings()
             ring.prep_nop(user_data=7)
-            ring.submit()
-            assert ring.wait_cqe(20)[:3] == (7, 0, 0)
+            try:
+                ring.submit()
+            except OSError as error:
+                assert ring.flags & abi.IORING_SETUP_R_DISABLED
+                pytest.skip(f"this kernel does not enable it: {error}")         # 5.10.46
+            user_data, res, _ = ring.wait_cqe(20)
+            # io_nop() had no answer for a ring that polls (measured on 5.10.46).
+            assert user_data == 7 and (res == 0 or short == "IOPOLL" and res == -errno.EINVAL)
 
 
 @pytest.mark.parametrize("name", BESIDE)

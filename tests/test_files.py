@@ -199,7 +199,11 @@ def test_openat2_goes_no_further_than_it_may(ring, file, dfd):
             ("../file", OpenHow(1 << 63), -errno.EINVAL),
             ("../file", OpenHow(os.O_RDONLY, mode=0o600), -errno.EINVAL)]:
         ring.prep_openat2(dfd, path, how)
-        assert done(ring) == expected
+        res = done(ring)
+        if res >= 0 and expected == -errno.EINVAL and not ring.features & abi.IORING_FEAT_EXT_ARG:
+            os.close(res)           # one of these does not matter to Linux 5.10.46
+        else:
+            assert res == expected
     ring.prep_openat2(dfd, "link", OpenHow(os.O_RDONLY | CLOEXEC))
     fd = done(ring)
     assert os.read(fd, 99) == TEXT
@@ -964,7 +968,7 @@ def test_files_update_chooses_slots(ring, table, memfd):
 def test_files_update_without_a_table_is_refused(ring, memfd):
     needs(ring, abi.IORING_OP_FILES_UPDATE)
     ring.prep_files_update([memfd])
-    assert done(ring) == -errno.ENXIO
+    assert done(ring) in (-errno.ENXIO, -errno.EINVAL)      # the latter on 5.10.46
 
 
 # ------------------------------------------------------------------------------------------------- block devices

@@ -38,6 +38,9 @@ def make(io_uring):
         flags = sum(S[name] for name in names.split())
         try:
             rings.append(Ring(entries, flags=flags, **arguments))
+            if flags & IORING_SETUP_SQPOLL and not rings[-1].features & abi.IORING_FEAT_SQPOLL_NONFIXED:
+                pytest.skip("before Linux 5.11 SQPOLL is for registered files alone, and 5.10.46 gives it up "
+                            "(EOWNERDEAD) when a duplicate of the fd is closed")
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
@@ -185,7 +188,10 @@ def test_a_disabled_ring_refuses_until_it_is_enabled(make):
         ring.submit()
     assert caught.value.errno == errno.EBADFD
     ring.enable_rings()
-    assert ring.submit_and_wait(1) == 1
+    try:
+        assert ring.submit_and_wait(1) == 1
+    except OSError as error:
+        pytest.skip(f"this kernel does not enable it: {error}")         # 5.10.46
     assert ring.reap() == [CQE(3, 0, 0)]
     with pytest.raises(OSError):
         ring.enable_rings()
@@ -339,8 +345,11 @@ def test_requests_of_128_bytes_need_a_ring_for_them(io_uring):
         with pytest.raises(ValueError, match="SQE128"):
             ring._sqe128(abi.IORING_OP_NOP128, -1)
         assert not ring.sq_ready
-    with pytest.raises(ValueError, match="81 bytes"), Ring(8, flags=IORING_SETUP_SQE128) as ring:
-        ring._sqe128(abi.IORING_OP_NOP128, -1, cmd=bytes(81))
+
+
+def test_a_command_of_more_than_80_bytes_is_refused(make):
+    with pytest.raises(ValueError, match="81 bytes"):
+        make("SQE128")._sqe128(abi.IORING_OP_NOP128, -1, cmd=bytes(81))
 
 
 # -- SQ_REWIND --------------------------------------------------------------------------------------------

@@ -294,16 +294,15 @@ def test_a_message_that_says_more_is_to_come_is_not_the_last(rings, hostile):
     sender, receiver = rings
     buffer = bytearray(4)
     reader, writer = receive(receiver, buffer)
-    sender.prep_msg_ring_cqe_flags(receiver, 1, UD, 0, MORE)
-    known(take(sender, 1)[0].res, "IORING_MSG_RING_FLAGS_PASS", "6.3")
-    assert take(receiver, 1) == [CQE(UD, 1, MORE)]
-    with pytest.raises(BufferError):
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", 0) as pipe:
+        sender.prep_msg_ring_cqe_flags(receiver, 1, UD, 0, MORE)
+        known(take(sender, 1)[0].res, "IORING_MSG_RING_FLAGS_PASS", "6.3")
+        assert take(receiver, 1) == [CQE(UD, 1, MORE)]
+        with pytest.raises(BufferError):
+            buffer.append(0)
+        pipe.write(b"data")
+        assert take(receiver, 1) == [CQE(UD, 4, 0)]
         buffer.append(0)
-    os.write(writer, b"data")
-    assert take(receiver, 1) == [CQE(UD, 4, 0)]
-    buffer.append(0)
-    os.close(reader)
-    os.close(writer)
 
 
 def test_a_message_that_found_no_sqe_is_not_waited_for(rings, hostile):

@@ -545,6 +545,14 @@ def disabled(request, io_uring):
         yield ring
 
 
+def enable(ring):
+    ring.enable_rings()
+    try:
+        ring.submit()
+    except OSError as error:
+        pytest.skip(f"this kernel does not enable it: {error}")         # 5.10.46
+
+
 def test_restrictions_refuse_what_they_do_not_allow(disabled, file):
     ring = disabled
     ring.register_restrictions([
@@ -554,7 +562,7 @@ def test_restrictions_refuse_what_they_do_not_allow(disabled, file):
         (abi.IORING_RESTRICTION_REGISTER_OP, abi.IORING_REGISTER_PROBE),
     ])
     refused(errno.EBUSY, ring.register_restrictions, [(abi.IORING_RESTRICTION_SQE_OP, abi.IORING_OP_NOP)])
-    ring.enable_rings()
+    enable(ring)
 
     def answer(prep, *arguments, **keywords):
         prep(*arguments, user_data=1, **keywords)
@@ -573,7 +581,7 @@ def test_restrictions_can_demand_flags(disabled):
     ring = disabled
     ring.register_restrictions([(abi.IORING_RESTRICTION_SQE_OP, abi.IORING_OP_NOP),
                                 (abi.IORING_RESTRICTION_SQE_FLAGS_REQUIRED, abi.IOSQE_ASYNC)])
-    ring.enable_rings()
+    enable(ring)
     for flags, res in ((0, -errno.EACCES), (abi.IOSQE_ASYNC, 0)):
         ring.prep_nop(sqe_flags=flags)
         assert one(ring).res == res

@@ -989,6 +989,22 @@ def test_close_with_ctrl_c_in_it_still_closes_and_keeps_the_memory(make):
     gc.collect()
 
 
+@pytest.mark.parametrize("code", [errno.EBADFD, errno.EOWNERDEAD])
+def test_close_where_the_kernel_takes_nothing_any_more_keeps_the_memory(code, make):
+    ring, fake = make()
+    buffer = bytearray(8)
+    ring.prep_recv(5, buffer, user_data=1)
+    ring.submit()
+    fake.script = [-code] * 9
+    ring.close()
+    assert ring.closed
+    assert fake.fd == -1
+    with pytest.raises(BufferError):
+        buffer.append(0)
+    _orphans.clear()
+    gc.collect()
+
+
 def test_close_that_is_interrupted_anywhere_can_be_called_again_and_frees_nothing_too_soon(make):
     n, raised, leaks = 0, True, 0
     while raised:

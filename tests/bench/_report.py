@@ -1,4 +1,5 @@
 """What every benchmark prints first, and how it makes a ratio."""
+import math
 import os
 import platform
 import statistics
@@ -16,4 +17,5 @@ def median(values):
 
 def ratio_of_medians(values, base):
     """Median of the ratios round by round: what drifts in the machine drifts in both."""
-    return statistics.median(a / b for a, b in zip(values, base))
+    # Where the clock is coarse (user-mode Linux) a round may have taken no time at all.
+    return statistics.median([a / b for a, b in zip(values, base) if b] or [math.nan])
