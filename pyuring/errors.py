@@ -74,9 +74,12 @@ def os_error(code: int, doing: str) -> OSError:
     return OSError(code, f"{doing}: {os.strerror(code)}")
 
 
-def timed_out(doing: str, seconds: float) -> ConnectTimeout:
-    """As from a socket: no errno, which tells it from the kernel's own ETIMEDOUT."""
-    return ConnectTimeout(f"{doing}: timed out after {seconds:g} s")
+def timed_out(doing: str, seconds: float, kind: type[TimeoutError] = ConnectTimeout) -> TimeoutError:
+    """As from a socket: no errno, which tells it from the kernel's own ETIMEDOUT.
+
+    kind   TimeoutError itself for what is no connect
+    """
+    return kind(f"{doing}: timed out after {seconds:g} s")
 
 
 def explain_setup(code: int, host) -> Diagnosis:

@@ -197,7 +197,7 @@ class Registration(Resources):
             data = bytearray(abi.SYNC_CANCEL_REG.pack(target, number, flags, *left, opcode))
             result = self._register(abi.IORING_REGISTER_SYNC_CANCEL, syscalls.pin(data), 1)
             if result == -ETIME:
-                raise errors.timed_out("register_sync_cancel", timeout or 0.0)
+                raise errors.timed_out("register_sync_cancel", timeout or 0.0, TimeoutError)
             if result >= 0:
                 return result
             if result != -EINTR:        # else a signal, whose handler has run by now (PEP 475)

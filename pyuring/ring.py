@@ -709,7 +709,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
             cqe = self.peek_cqe()
         if cqe is None:
             assert timeout is not None
-            raise errors.timed_out("wait_cqe", timeout)
+            raise errors.timed_out("wait_cqe", timeout, TimeoutError)
         return cqe
 
     def _register(self, opcode, arg=None, nr_args=0):
