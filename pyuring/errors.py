@@ -7,7 +7,7 @@ asks the kernel anything: host.py looks, this file explains.
     the kernel said no     OSError with the kernel's errno (ConnectionRefusedError and friends)
     no io_uring here       RingUnavailable, an OSError that carries its cause and the remedy
 
-Read next: host.py (what is seen), ring.py (where most of these are raised).
+Read host.py (what is seen) first; ring.py raises most of these. Read next: targets.py.
 """
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ objects for C's pointers and lengths. Ring inherits all of it; each method is on
 not touch the queues. What needs no ring is a function, at the end.
 
 The numbers, and what arg and nr_args are for each, stand in abi.py. Those about the ring itself
-(enable_rings, register_ring_fd, resize_rings, set_iowait) are in ring_fd.py. Read next: registered.py,
-the comfortable way to most of this.
+(enable_rings, register_ring_fd, resize_rings, set_iowait) are in ring_fd.py. Read next: resources.py,
+then registered.py, the comfortable way to most of this.
 """
 from __future__ import annotations
 
