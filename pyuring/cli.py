@@ -647,5 +647,5 @@ def _legend(answers):
     print()
     print(textwrap.fill(
         "0 is success" + "".join(f", {number} {errors.name_of(number)}" for number in numbers)
-        + "; pending would wait for ever" * (eras.PENDING in given)
-        + "; - was not asked, after a pending" * (None in given) + "; * differs from connect(2) on this kernel.", 98))
+        + "; pending: it would wait for ever" * (eras.PENDING in given)
+        + "; -: not asked, after a pending" * (None in given) + "; * differs from connect(2) on this kernel.", 98))

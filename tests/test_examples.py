@@ -137,8 +137,8 @@ TRIES = {
                                     r"  receive: -ECANCELED\n", r"2\. .*\n  connect: -ECONNREFUSED\n"]),
     "05d: a pause that is a success": (
         5, pause(", flags=IORING_TIMEOUT_ETIME_SUCCESS"),
-        [r"1\. .*\n  connect: 0\n  timeout: -ETIME\n  (send: 5\n  receive: 5\n  in the buffer: b'HELLO'"
-         r"|send: -ECANCELED)|timeout: -EINVAL"]),
+        [r"1\. .*\n  connect: 0\n  timeout: -ETIME\n  send: 5\n  receive: 5\n  in the buffer: b'HELLO'"
+         r"|timeout: -EINVAL"]),
     "05: traced": (5, {"    with ring:": "    with ring, pyuring.trace(ring, sys.stdout):"},
                    [r"enter\(fd \d+, to_submit 3, ", "SQE 0: CONNECT flags=IOSQE_IO_LINK"]),
     "05: a wrong count": (5, {"show_answers(ring, 3)": "show_answers(ring, 4)"},
