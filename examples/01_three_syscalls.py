@@ -7,7 +7,9 @@ entry) an answer. Each queue is a ring with a head and a tail, in memory that th
 Needs Linux 5.4 and a machine that allows io_uring; says so if it does not.
 
 Try: NOPS = 3, and head and tail move by three. Then OPCODE = 255, which is more than the kernel says it
-knows: the answer's res is -22. A negative res is an errno, and 22 is EINVAL (see errno(3)).
+knows: the answer's res is -22. A negative res is an errno, and 22 is EINVAL (see errno(3)). Both at once:
+consumed 1, SQ head 1 and tail 3, as the kernel stops at the first request that it refuses, and leaves the
+others for the next enter (IORING_SETUP_SUBMIT_ALL, Linux 5.18, makes it go on; io_uring_setup(2)).
 Next: 02_heads_and_tails.py, the same through pyuring.Ring.
 """
 import ctypes
@@ -18,7 +20,7 @@ import sys
 
 NOPS = 1
 OPCODE = 0                          # IORING_OP_NOP
-SETUP, ENTER, REGISTER = 425, 426, 427      # the same numbers on every machine but alpha and mips
+SETUP, ENTER, REGISTER = 425, 426, 427      # the same nearly everywhere; not on alpha, mips and ia64
 GETEVENTS = 1                       # a flag of enter: wait for answers
 PROBE = 8                           # an operation of register: which opcodes are there (Linux 5.6)
 SQ_RING, SQES = 0, 0x10000000       # mmap offsets: the two rings; the requests themselves
@@ -39,7 +41,8 @@ if ring_fd < 0:
     print("`python3 -m pyuring doctor` knows more, and what to do.")
     sys.exit(0)
 sq_entries, cq_entries, features = params[0], params[1], params[5]
-sq_head, sq_tail, sq_mask, _, _, _, sq_array = params[10:17]    # offsets in bytes
+# Offsets in bytes: struct io_sqring_offsets begins at word 10 of params, io_cqring_offsets at word 20.
+sq_head, sq_tail, sq_mask, _, _, _, sq_array = params[10:17]
 cq_head, cq_tail, cq_mask, _, _, cq_cqes = params[20:26]
 print(f"setup: fd {ring_fd}, room for {sq_entries} requests and {cq_entries} answers")
 assert features & SINGLE_MMAP, "this example wants Linux 5.4 or later"
@@ -71,7 +74,8 @@ for i in range(NOPS):
     sqe[0] = OPCODE                                     # the first byte
     struct.pack_into("=Q", sqe, 32, 1000 + i)           # user_data: comes back in the answer
     sqes[index * 64:index * 64 + 64] = bytes(sqe)
-    words[sq_array // 4 + index] = index                # entry `index` means SQE `index`
+    # The queue itself is this array of indices, so SQEs could be queued in another order than they lie in.
+    words[sq_array // 4 + index] = index                # everybody: entry 0 means SQE 0, 1 means 1, ...
     words[sq_tail // 4] = tail + 1
 show("published:")
 

@@ -2,15 +2,18 @@
 
 New here: the Ring, and who moves which counter. prep_*() fills SQEs in, which nobody has seen yet.
 submit() publishes our tail and calls io_uring_enter; in there the kernel moves the SQ's head over
-what it has taken, and the CQ's tail over its answers. reap() moves the CQ's head.
+what it has taken, and the CQ's tail over its answers. reap() moves the CQ's head. "ours" is our own
+count of what is filled in, ahead of the SQ's tail, which the kernel sees, until that is published.
 Before: 01_three_syscalls.py, where all of this was done by hand.
 Needs Linux 5.1.
 
-Heads and tails only ever grow. Which slot of the array one means is `counter & mask`: in the second
-round the tail is 6, and 6 & 3 is 2. Look at the drawings: the requests go round.
+Heads and tails only ever grow, and wrap at 2**32. Which slot of the array one means is `counter & mask`,
+where mask = entries - 1: in the second round the tail is 6, and 6 & 3 is 2. Look at the drawings: the
+requests go round.
 
 Try: ROUND = (10, 20, 30, 40, 50). The fifth finds all 4 SQEs taken, and SubmissionQueueFull says
 what to do. Then Ring(4, submit_when_full=True): the fifth prep_nop() submits the four before it.
+Or `with ring, pyuring.trace(ring, sys.stdout):`, which prints each SQE, CQE and counter as it goes.
 Next: 03_out_of_order.py.
 """
 import os

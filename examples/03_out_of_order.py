@@ -6,7 +6,8 @@ answers: neither the file nor the opcode is in there.
 Before: 02_heads_and_tails.py, whose NOPs were done at once and so came back in order.
 Needs Linux 5.6 (READ and WRITE; IORING_OP_TIMEOUT is from 5.4).
 
-A timeout that has run out is no failure: its res is -ETIME, as there was nothing else to say.
+A timeout that has run out has done what it was for, and its res is -ETIME all the same. The kernel takes
+any res below 0 for a failure, which matters in a chain of requests (05_links_and_timeouts.py).
 
 Try: leave the write out. Nobody feeds the pipe, so the read never ends: three answers come, and the
 loop waits for the fourth for ever. Give it wait_cqe(timeout=1), which raises a TimeoutError instead.

@@ -2,19 +2,26 @@
 
 New here: IOSQE_IO_LINK, a flag of an SQE: "the next one begins when I have succeeded". So a whole
 conversation can be handed over in one call. If one fails, those behind it are never begun: their
-answer is -ECANCELED. LINK_TIMEOUT behind a request is a clock for it, not a step: whichever ends
-first cancels the other, and both answer, the timeout sometimes first.
+answer is -ECANCELED. To fail is to have a res below 0; a read or write also fails by being short (a
+receive only with MSG_WAITALL, measured on 6.18). More of that: "Some facts about chains and clocks" in
+pyuring/prep.py.
+LINK_TIMEOUT behind a request is a clock for it, not a step: whichever ends first cancels the other, and
+both answer, the timeout sometimes first. If the chain is to go on behind the clock, it needs the flag, too.
 Before: 03_out_of_order.py, where every request went its own way, and 04_whose_buffer.py.
 Needs Linux 5.6; the last part, pyuring.connect(), works everywhere.
 
 Try: (a) In part 3 connect to `nobody` instead of `silent`: the connect fails at once, so the clock is
 not needed any more, and it is the timeout that is -ECANCELED.
 (b) In `conversation` take the flag of the connect away: the send no longer waits for its end. It is
-begun on a socket that is still connecting, so in part 2 it says -ECONNREFUSED, too, and no longer
--ECANCELED, and in part 1 its answer may come before the connect's (so on 6.18).
+begun on a socket that is still connecting, so in part 2 it says -ECONNREFUSED, as the connect does, and
+no longer -ECANCELED, and in part 1 its answer may come before the connect's (both measured on 6.18).
 (c) In `conversation` give the flag to the receive, too, and put a prep_link_timeout(LIMIT,
 user_data=4) behind it: four answers to wait for. The clock is the receive's alone, and begins when
 that begins. In part 2 that never happens, and the clock's answer is -ECANCELED like the others.
+(d) A pause: in `conversation` put ring.prep_timeout(0.3, user_data=4, sqe_flags=IOSQE_IO_LINK) before the
+send, and wait for four answers. Guess first: does the send run? Then give the timeout
+flags=IORING_TIMEOUT_ETIME_SUCCESS (from pyuring.abi; Linux 5.16), and guess again.
+If something never answers, watch: `with ring, pyuring.trace(ring, sys.stdout):`.
 Next: 06_cancelling.py.
 """
 import errno
@@ -38,10 +45,13 @@ def serve_once(server):
 
 
 def show_answers(ring, count):
-    ring.submit_and_wait(count)
-    for cqe in ring.reap():
+    ring.submit_and_wait(count, timeout=5)
+    cqes = ring.reap()
+    for cqe in cqes:
         result = f"-{errno.errorcode[-cqe.res]}" if cqe.res < 0 else cqe.res
         print(f"  {NAMES[cqe.user_data]}: {result}")
+    if len(cqes) < count:
+        print(f"  {count - len(cqes)} never answered: which, and why?")
 
 
 def conversation(ring, address):

@@ -7,7 +7,7 @@ caller drops, resizes or collects the object. ring.py holds it until the request
 
 Bad input is found here, before the kernel is asked, and the error names the value and the remedy.
 
-Leans on syscalls.py (addresses) and sockaddr.py. Read next: prep.py, which puts all this into SQEs.
+Leans on syscalls.py (addresses) and sockaddr.py. Read beside it: prep.py, which puts all this into SQEs.
 """
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Nothing is concluded from a version: a ring is made, the kernel is asked for its
 setup flag is tried, and so is connect (examine.py). Where no ring can be had, the reason and the
 remedy come from errors.explain_setup().
 
-Read next: client.py, which connects by whatever works; `python3 -m pyuring doctor` prints this.
+client.py connects by whatever works; `python3 -m pyuring doctor` prints this.
+Read next: decode.py.
 """
 from __future__ import annotations
 

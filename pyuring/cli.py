@@ -307,8 +307,9 @@ def _doctor(arguments):
         _wrapped("features", " ".join(report["features"]))
         if works.ops:
             missing = report["opcodes_missing"]
-            _wrapped("opcodes", f"{len(works.ops)} work; of the {len(names)} that pyuring knows "
-                     + (f"not here: {' '.join(missing)}" if missing else "none is missing"))
+            newer = sorted(works.ops.difference(names))
+            _wrapped("opcodes", f"{len(names) - len(missing)} of the {len(names)} that pyuring knows work"
+                     + f"; not here: {' '.join(missing)}" * bool(missing) + f"; newer: {' '.join(newer)}" * bool(newer))
         else:
             _wrapped("opcodes", "unknown: this kernel can't be asked (Linux 5.6)")
     disabled = seen.io_uring_disabled
@@ -420,7 +421,7 @@ def _show_errata(works, errata):
         if works.available:
             print(f"\n{works.reason}. It is tried on TCP sockets of 127.0.0.1. pyuring.connect() does without.")
         return
-    era = (f"like era {works.era}'s ({eras.ERAS[works.era].what})" if works.era
+    era = (f"like era {works.era}'s, one of the forms that it has had (all of them: {_NAME} replay)" if works.era
            else "like no era's that pyuring knows")
     print(textwrap.fill(
         f"IORING_OP_CONNECT behaves here {era}. pyuring.connect() is not affected; a program that submits "
@@ -572,6 +573,7 @@ def _replay_history():
           "over loopback: refused three times on one socket and then connect(2); refused once, and then\n"
           "somebody listens; connected, and again; refused late; shut down from elsewhere while it waits.", flush=True)
     answers = _play(ways, scenes)
+    _legend(answers)
     before = ""
     for letter, era in eras.ERAS.items():
         print("\n" + _bold(f"Era {letter}: {era.what}."))
@@ -640,9 +642,10 @@ def _number(answer):
 
 def _legend(answers):
     import textwrap
-    numbers = sorted({answer for row in answers.values() for answer in row
-                      if answer is not None and answer > 0})
+    given = {answer for row in answers.values() for answer in row}
+    numbers = sorted(answer for answer in given if answer is not None and answer > 0)
     print()
     print(textwrap.fill(
         "0 is success" + "".join(f", {number} {errors.name_of(number)}" for number in numbers)
-        + "; * differs from connect(2) on this kernel.", 98))
+        + "; pending: it would wait for ever" * (eras.PENDING in given)
+        + "; -: not asked, after a pending" * (None in given) + "; * differs from connect(2) on this kernel.", 98))

@@ -7,7 +7,7 @@ asks the kernel anything: host.py looks, this file explains.
     the kernel said no     OSError with the kernel's errno (ConnectionRefusedError and friends)
     no io_uring here       RingUnavailable, an OSError that carries its cause and the remedy
 
-Read next: host.py (what is seen), ring.py (where most of these are raised).
+Read host.py (what is seen) first; ring.py raises most of these. Read next: targets.py.
 """
 from __future__ import annotations
 
@@ -74,9 +74,12 @@ def os_error(code: int, doing: str) -> OSError:
     return OSError(code, f"{doing}: {os.strerror(code)}")
 
 
-def timed_out(doing: str, seconds: float) -> ConnectTimeout:
-    """As from a socket: no errno, which tells it from the kernel's own ETIMEDOUT."""
-    return ConnectTimeout(f"{doing}: timed out after {seconds:g} s")
+def timed_out(doing: str, seconds: float, kind: type[TimeoutError] = ConnectTimeout) -> TimeoutError:
+    """As from a socket: no errno, which tells it from the kernel's own ETIMEDOUT.
+
+    kind   TimeoutError itself for what is no connect
+    """
+    return kind(f"{doing}: timed out after {seconds:g} s")
 
 
 def explain_setup(code: int, host) -> Diagnosis:

@@ -28,8 +28,9 @@ import sys
 import textwrap
 import time
 
-
-from . import client, decode, driver, errors, machine, many, reasons, report, sockaddr, syscalls, targets, watch
+from . import (
+    client, decode, driver, eras, errors, machine, many, reasons, report, sockaddr, syscalls, targets, watch,
+)
 from .capabilities import probe
 from .layout import NAMES as SETUP_NAMES
 from .sockaddr import SockAddr
@@ -394,6 +395,8 @@ class _Printer:
         self._fields = fields
         self._colour = out is not None and out.isatty() and not os.environ.get("NO_COLOR")
         self._calls = {"enter": 0, "call": 0}
+        self._named: dict[str, None] = {}       # errata that the reasons named, in that order
+        self._checked = False                   # whether the SEND of nothing has been told of
 
     def __call__(self, record):
         if record["kind"] in self._calls:
@@ -419,6 +422,8 @@ class _Printer:
             more = f"; {record['others']} more address{'es' * (record['others'] > 1)}, not tried"
             limit = "" if record["timeout"] is None else f", within {record['timeout']:g} s"
             lines.append(f"  address  {record['family']} {record['address']}{limit}{more * bool(record['others'])}")
+        lines.append("  times    from when explain began" + "; the ring is made first" * (
+            record["strategy"] != "syscall"))
         return lines + [""] * (record["strategy"] == "syscall")
 
     def _ring(self, record):
@@ -432,6 +437,7 @@ class _Printer:
         return lines + [""]
 
     def _state(self, record):
+        self._name_errata(record["why"])
         heard = record["event"] + (f" ({record['errno']})" if record["errno"] else "")
         return self._stamped(record, self._paint("state", f"{record['state']} + {heard} -> {record['next']}: "
                                                           f"{record['doing']}"), *_wrapped(record["why"]))
@@ -453,7 +459,32 @@ class _Printer:
         if record["kind"] == "enter":
             arguments, _, queues = first[len("enter("):].partition(")   ")
             first = f"{self._paint('call', 'io_uring_enter(2)')} {arguments}   {queues}"
-        return self._stamped(record, first, *map(self._marked, rest))
+        return self._stamped(record, first, *map(self._marked, rest), *self._check_of_many(record))
+
+    def _check_of_many(self, record):
+        """Of several targets, and once: why there is a SEND that nobody asked for."""
+        if self._fields or self._checked or not any(
+                entry.name == "SEND" and not next(field.value for field in entry.fields if field.name == "len")
+                for _, entry in record.get("sqes", ())):
+            return []
+        self._checked = True
+        why = ("The SEND of nothing is connect_many()'s own: it fails where CONNECT said 0 and nothing is connected "
+               "(E23; see many.py).")
+        self._name_errata(why)
+        return _wrapped(why)
+
+    def _name_errata(self, text):
+        words = (word.strip("().,:;") for word in text.split())
+        self._named.update(dict.fromkeys(word for word in words if word[:1] == "E" and word[1:].isdigit()))
+
+    def _errata(self):
+        """What the numbers mean that were named."""
+        lines = ["", "How some kernels' IORING_OP_CONNECT differs from connect(2), for a program that submits it",
+                 "itself (the main ones are at the head of machine.py, all of them in eras.py):"]
+        for name in self._named:
+            lines += textwrap.wrap(eras.ERRATA[name].symptom, 98, initial_indent=f"  {name:<4} ",
+                                   subsequent_indent=" " * 7)
+        return lines if self._named else []
 
     def _marked(self, line):
         """A line about an entry, in colour if it tells of an error."""
@@ -471,10 +502,10 @@ class _Printer:
         if not self._fields:
             return self._stamped(record, line)
         return ["", f"{line}, with {_times(self._calls['enter'], 'io_uring_enter')}, "
-                    f"{_times(self._calls['call'], 'plain call')}, and all this printing"]
+                    f"{_times(self._calls['call'], 'plain call')}, and all this printing", *self._errata()]
 
     def _summary(self, record):
-        return ["", f"{record['ok']} of {record['ok'] + record['failed']} connected"]
+        return [*self._errata(), "", f"{record['ok']} of {record['ok'] + record['failed']} connected"]
 
 
 def _times(count, what):

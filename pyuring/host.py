@@ -4,7 +4,7 @@ Read from /proc and uname(2), never from a version string alone: distributions b
 container sees the host's kernel through filters. Only called when something was refused, or by
 probe() and `doctor`; a ring that works never looks here.
 
-Read next: errors.explain_setup(), which turns an errno and one of these into advice.
+Read next: explain_setup() in errors.py, which turns an errno and one of these into advice.
 """
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 io_uring_setup(2) answers a file descriptor and some offsets. This file asks for a ring, maps its
 memory, and finds in it the things that ring.py works with; and it gives all of it back. It knows
-nothing of requests and completions. Read next: ring.py.
+nothing of requests and completions. Read ring.py first; read next: ring_fd.py.
 
 Some facts about the memory of a ring
 -------------------------------------

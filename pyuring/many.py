@@ -25,7 +25,7 @@ What the opcode gets wrong (machine.py) a chain can't put right, as its socket i
 a fresh socket that leaves two things: E10, where ECONNRESET hides another error, and E23, where 0 is
 none. Such an address is tried again, by a job.
 
-Read client.py first; read next: cli.py.
+Read client.py first; read next: eras.py.
 """
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ header, the address, the control data and the payload one behind the other into 
     struct io_uring_recvmsg_out | name, as long as  | control, as long as | payload, to the end of
     16 bytes                    | msghdr's own      | msghdr's own        | the buffer at most
 
-Leans on abi.py, sockaddr.py and syscalls.py. Read next: prep_sockets.py, which fills requests with it.
+Leans on abi.py, sockaddr.py and syscalls.py. Read beside it: prep_sockets.py, which fills requests with it.
 """
 from __future__ import annotations
 

@@ -141,15 +141,18 @@ class Prep(FilePrep, SocketPrep):
     # Some facts about chains and clocks
     # ----------------------------------
     # IOSQE_IO_LINK on a request lets the next one begin when it has ended well; else all that follow are
-    # -ECANCELED. What is "well" surprises: a read that is short breaks the chain, although its res is
-    # what read(2) would say, and so does a timeout that has run out, as -ETIME is below 0 (unless it has
-    # IORING_TIMEOUT_ETIME_SUCCESS). After IOSQE_IO_HARDLINK the next one begins in any case. A chain ends
-    # with the first request that has neither, and with submit(): links do not reach over it.
-    # (io_uring_enter(2), IOSQE_IO_LINK; each of these also measured on 6.18.)
+    # -ECANCELED. What is "well" surprises: a read or write that is short breaks the chain, although its
+    # res is what read(2) would say (a short receive does so only with MSG_WAITALL), and so does a timeout
+    # that has run out, as -ETIME is below 0 (unless it has IORING_TIMEOUT_ETIME_SUCCESS). After
+    # IOSQE_IO_HARDLINK the next one begins in any case. A chain ends with the first request that has
+    # neither, and with submit(): links do not reach over it. (io_uring_enter(2), IOSQE_IO_LINK; each of
+    # these also measured on 6.18.)
     #
     # A LINK_TIMEOUT is the odd member: it does not wait for its turn. Its clock starts when the request
-    # before it begins, not when the chain was submitted (measured on 6.18). Each of the two ends the
-    # other, so there are two CQEs, in any order:
+    # before it begins, not when the chain was submitted. But it stands in the chain: if more is to follow,
+    # it needs IOSQE_IO_LINK as well, or the chain ends with it and what comes next begins at once. With no
+    # linked request before it, it is -EINVAL. (All measured on 6.18.) Each of the two ends the other, so
+    # there are two CQEs, in any order:
     #     in time   the request's own res, and -ECANCELED for the timeout
     #     too late  -ECANCELED for the request, and -ETIME for the timeout
     #     both      the request's own res, and -ENOENT or -EALREADY: the clock ran out as it ended
@@ -162,8 +165,9 @@ class Prep(FilePrep, SocketPrep):
                 chain goes on after it); _MULTISHOT (6.4): a CQE each `ts`, with IORING_CQE_F_MORE
                 until the last, `count` times or for ever; _IMMEDIATE_ARG (7.1): the time travels
                 in the SQE and not in memory beside it
-        CQE res: -ETIME when the time was up (no failure, but the kernel's way to say so), 0 when
-        count was reached, -ECANCELED. Linux 5.4. io_uring_prep_timeout(3).
+        CQE res: -ETIME when the time was up: it has done what it was for, but that is below 0 and so
+        breaks a chain (but for _ETIME_SUCCESS); 0 when count was reached; -ECANCELED.
+        Linux 5.4. io_uring_prep_timeout(3).
         """
         address, keeper = _time_at(ts, flags)
         self._sqe(IORING_OP_TIMEOUT, -1, address, 1, count, op_flags=flags, user_data=user_data,
@@ -196,11 +200,13 @@ class Prep(FilePrep, SocketPrep):
                           sqe_flags: int = 0) -> None:
         """A time limit for the request just before, which must carry IOSQE_IO_LINK (or HARDLINK).
 
-        flags   as for prep_timeout
+        flags       as for prep_timeout
+        sqe_flags   IOSQE_IO_LINK if the chain is to go on behind it; else it ends here, and what
+                    follows begins at once (measured on 6.18)
         CQE res: -ETIME when it fired (that request then answers -ECANCELED, or -EINTR from a
         worker thread), or 1 where that was a futex's or waitid's (measured on 6.18); -ECANCELED when
-        the request was done in time; -ENOENT or -EALREADY when it fired too late. Its CQE may come
-        before the other's. Linux 5.5. io_uring_prep_link_timeout(3).
+        the request was done in time; -ENOENT or -EALREADY when it fired too late; -EINVAL where no
+        linked request is before it. Its CQE may come before the other's. Linux 5.5. io_uring_prep_link_timeout(3).
         """
         address, keeper = _time_at(ts, flags)
         self._sqe(IORING_OP_LINK_TIMEOUT, -1, address, 1, op_flags=flags, user_data=user_data,

@@ -2,7 +2,7 @@
 
 What the arguments may be, and the keywords that all prep_* take, stand at the head of prep.py; what
 the fields are called, at the SQE in abi.py. The structure that sendmsg and recvmsg take is in
-messages.py. Read next: ring.py.
+messages.py. Read next: registration.py, or one of those when you need it.
 
 Provided buffers: a request with IOSQE_BUFFER_SELECT and `buf_group` takes a buffer of that group when
 its turn comes; CQE flags say which (flags >> IORING_CQE_BUFFER_SHIFT, under IORING_CQE_F_BUFFER).

@@ -127,9 +127,12 @@ WHY = {
     **_rows(CHECKING, [CLEAN], FINISH,
             "The socket is in no half-ended state, so the next connect or listen on it will work: done."),
     **_rows(CHECKING, [DIRTY], SCRUB,
-            "The kernel left the socket as still connecting (E7, E11), and a later connect or listen would fail: "
-            "disconnect it by hand, as connect(2)'s own clean-up does."),
-    **_rows(SCRUBBING, ANSWERS, FINISH,
+            "TCP is closed, no error is left, and nobody has cleaned up (E7, E11): a later connect or listen would "
+            "fail, so disconnect it by hand, as connect(2)'s own clean-up does."),
+    **_rows(SCRUBBING, [CONNECTED], FINISH,
+            "That connect(2) with AF_UNSPEC answered 0 (hence the event's name); the socket is disconnected, and the "
+            "error of the connect is the outcome."),
+    **_rows(SCRUBBING, ANSWERS[1:], FINISH,
             "The socket is disconnected, and whatever that said, the error of the connect is the outcome."),
 
     **_rows(CONNECTING, [CONNECTED], FINISH, "The one connect says that it is connected."),

@@ -7,8 +7,8 @@ objects for C's pointers and lengths. Ring inherits all of it; each method is on
 not touch the queues. What needs no ring is a function, at the end.
 
 The numbers, and what arg and nr_args are for each, stand in abi.py. Those about the ring itself
-(enable_rings, register_ring_fd, resize_rings, set_iowait) are in ring_fd.py. Read next: registered.py,
-the comfortable way to most of this.
+(enable_rings, register_ring_fd, resize_rings, set_iowait) are in ring_fd.py. Read next: resources.py,
+then registered.py, the comfortable way to most of this.
 """
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Registration(Resources):
             data = bytearray(abi.SYNC_CANCEL_REG.pack(target, number, flags, *left, opcode))
             result = self._register(abi.IORING_REGISTER_SYNC_CANCEL, syscalls.pin(data), 1)
             if result == -ETIME:
-                raise errors.timed_out("register_sync_cancel", timeout or 0.0)
+                raise errors.timed_out("register_sync_cancel", timeout or 0.0, TimeoutError)
             if result >= 0:
                 return result
             if result != -EINTR:        # else a signal, whose handler has run by now (PEP 475)

@@ -1,7 +1,7 @@
 """resources.py - what a ring is lent for longer than a request: buffers, files, buffer rings, regions.
 
 The half of io_uring_register(2) that hands memory and files over; registration.py has the other one,
-and says what goes for both. Ring inherits all of it. Read next: registration.py.
+and says what goes for both. Ring inherits all of it. Read next: registered.py.
 
 Some facts about the memory of a registration
 ---------------------------------------------

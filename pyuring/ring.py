@@ -1,7 +1,10 @@
 """ring.py - a Ring: two queues in memory that is shared with the kernel, and how to work them.
 
 Read abi.py (skim it) and syscalls.py first. prep.py fills requests in; this file hands them over
-and takes the answers back. Read next: driver.py, which connects sockets with one of these.
+and takes the answers back. Read next: layout.py; what DEFER_TASKRUN and SINGLE_ISSUER are stands
+there ("who may touch a ring"). On a first reading skip what only few rings have: _bulk (batch.py),
+_silent and _chain_keepers (IOSQE_CQE_SKIP_SUCCESS), _expected (messages between rings),
+_big_cqes, _sqpoll, _rewinds and _disabled (setup flags).
 
 Some facts about io_uring
 -------------------------
@@ -107,7 +110,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
             for cqe in ring.reap():
                 print(cqe.user_data, cqe.res)           # 1, and the bytes read or -errno
 
-    Its methods, by what they are for:
+    Its methods, by what they are for (all of one: help(pyuring.Ring.submit)):
         fill in     prep_*(): one for each of liburing's helpers; what their arguments may be is at
                     the head of prep.py. sq_ready, sq_space_left
         hand over   submit(), submit_and_wait(), submit_and_get_events(), get_events(), sqring_wait(),
@@ -609,8 +612,9 @@ class Ring(Prep, Registration, RingFd, Bulk):
         if max is not None and count > max and not self._big_cqes:
             count = max
         if not self._defer:
-            # ordering   Another CPU may have posted these (io-wq, interrupts): what the tail covers
-            #            must not be read before the tail itself. With DEFER_TASKRUN it was us.
+            # ordering   Another CPU may have posted these (in io-wq, the kernel's worker threads, or an
+            #            interrupt): what the tail covers must not be read before the tail itself.
+            #            With DEFER_TASKRUN it was us.
             syscalls.fence()
         if self._big_cqes:
             taken, count = self._copy_big(head, count, max)
@@ -709,7 +713,7 @@ class Ring(Prep, Registration, RingFd, Bulk):
             cqe = self.peek_cqe()
         if cqe is None:
             assert timeout is not None
-            raise errors.timed_out("wait_cqe", timeout)
+            raise errors.timed_out("wait_cqe", timeout, TimeoutError)
         return cqe
 
     def _register(self, opcode, arg=None, nr_args=0):

@@ -1,7 +1,7 @@
 """ring_fd.py - what a ring tells the kernel about itself: by which number to find it, how large it is.
 
-Ring inherits these methods, and most programs need none of them. Read next: registration.py, what
-else a ring can be told.
+Ring inherits these methods, and most programs need none of them. Read next: prep.py. What
+else a ring can be told is in registration.py.
 """
 from __future__ import annotations
 

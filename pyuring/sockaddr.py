@@ -8,7 +8,7 @@ so here they are made by hand, to the same shapes (ip(7), ipv6(7), unix(7); size
     sockaddr_un   2-110  family u16 | a path and its NUL, or NUL and an abstract name, or nothing
 
 Family and scope_id are in this machine's byte order; port, flowinfo and address in the network's.
-Leans on nothing else in the package. Read next: prep.py, where an SQE is given such bytes.
+Leans on nothing else in the package. Read beside it: prep.py, where an SQE is given such bytes.
 """
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ Constants keep the header's spelling. A version after one is the Linux release i
 where none stands, every Linux that has io_uring knows it.
 
 Facts: include/uapi/linux/{stat,openat2,fcntl,fs,falloc}.h of Linux, and the manual pages named below.
-tests/test_structs.py compares all of it with the headers of the machine it runs on. Read next:
-prep_files.py, whose requests take these.
+tests/test_structs.py compares all of it with the headers of the machine it runs on. Read beside
+it: prep_files.py, whose requests take these.
 """
 from __future__ import annotations
 

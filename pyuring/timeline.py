@@ -32,7 +32,7 @@ COLOURS = {
 }
 
 _MOST_LANES = 400
-_LEFT, _RIGHT, _TOP, _LANE = 300, 40, 84, 20
+_LEFT, _RIGHT, _TOP, _LANE = 300, 120, 84, 20        # on the right there is room for the last state's name
 _WIDTH = 1100
 
 
@@ -102,13 +102,21 @@ def _requests(records, end):
     """The lanes of all requests, in the order in which they were handed over."""
     lanes, under_way = [], {}           # user_data -> requests, the oldest first
     everyone, chain = [], []
+    entries, enter = {}, None           # id of an enter's record -> when the system call began
+    for record in records:
+        if record["kind"] == "enter":
+            enter = record
+        elif record["kind"] == "entered" and enter is not None:
+            entries[id(enter)] = record["t"] - record["elapsed"]
+            enter = None
     for record in records:
         for _, entry in record.get("sqes", ()):
             lane = Lane(_label(entry))
             flags = _number(entry, "flags")
             if not chain or not chain[-1][1]:
                 chain = []
-            request = _Request(entry.name, lane, record["t"], chain, bool(flags & IOSQE_SKIPS))
+            began = entries.get(id(record), record["t"])
+            request = _Request(entry.name, lane, began, chain, bool(flags & IOSQE_SKIPS))
             chain.append((request, bool(flags & IOSQE_CHAINS)))
             under_way.setdefault(entry.user_data, []).append(request)
             everyone.append(request)
@@ -204,13 +212,14 @@ def draw(records: list[dict], title: str) -> str:
                      f"<title>{_text(lane.label)}</title></text>")
         for began, ended, colour, text, tip in lane.bars:
             tip = f"{tip} ({(began - start) * 1000:.3f} to {(ended - start) * 1000:.3f} ms)"
-            parts += _bar(_LEFT + (began - start) * scale, max(1.5, (ended - began) * scale), y, colour, text, tip)
+            parts += _bar(_LEFT + (began - start) * scale, max(1.5, (ended - began) * scale), y, colour, text, tip,
+                          (began, ended) == lane.bars[-1][:2])
     if left_out:
         parts.append(f'<text class="label" x="12" y="{bottom + 44}">and {left_out} more lanes, not drawn</text>')
     return "\n".join(parts) + "\n</svg>\n"
 
 
-def _bar(x, width, y, colour, text, tip):
+def _bar(x, width, y, colour, text, tip, last):
     parts = [f'<rect class="{colour}" x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{_LANE - 7}">'
              f"<title>{_text(tip)}</title></rect>"]
     if colour not in ("enter", "call"):         # submission, or the change of state; and completion
@@ -221,6 +230,8 @@ def _bar(x, width, y, colour, text, tip):
     if text and colour == "state":
         if room < width:
             parts.append(f'<text class="in" x="{x + 4:.1f}" y="{y + 14}">{_text(text)}</text>')
+        elif last:
+            parts.append(f'<text class="in" x="{x + width + 6:.1f}" y="{y + 14}">{_text(text)}</text>')
     elif text and x + width + room < _WIDTH - 4:
         parts.append(f'<text class="in" x="{x + width + 6:.1f}" y="{y + 14}">{_text(text)}</text>')
     elif text:

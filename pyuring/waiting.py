@@ -8,7 +8,7 @@ Siginfo and EpollEvents are plain bytearrays that know what the kernel puts into
 prep_waitid() or prep_epoll_wait(), and look into it after the CQE. FutexWaitv is one word of the many
 that prep_futex_waitv() waits for.
 
-Leans on syscalls.py (addresses). Read next: prep.py, which puts all this into SQEs.
+Leans on syscalls.py (addresses). Read beside it: prep.py, which puts all this into SQEs.
 """
 from __future__ import annotations
 

@@ -299,4 +299,5 @@ def in_words(seconds: float) -> str:
     """A span of time with its unit: us below a millisecond, ms below a second, else s."""
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} us"
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.6g} s"
+    # From 0.9995 s on three digits would be 1e+03 ms.
+    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:.6g} s"

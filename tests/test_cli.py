@@ -408,6 +408,7 @@ def test_replay_alone_is_the_history_each_era_with_its_reason_commit_and_reports
     code, stdout, stderr = main("replay")
     assert (code, stderr) == (0, "")
     head, *told = stdout.split("\nEra ")
+    assert "; pending: it would wait for ever; -: not asked" in " ".join(head.split())
     assert "loopback" in head and [era[0] for era in told] == list(eras.ERAS)
     flat = " ".join(stdout.split())
     for letter, text in zip(eras.ERAS, told):

@@ -171,6 +171,18 @@ def test_every_row_of_the_reading_order_has_its_minutes():
     assert len(rows) > 5 and all(row[2].strip().isdigit() and row[3].strip() for row in rows)
 
 
+def test_what_a_module_says_to_read_next_comes_later_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Reading it")[2]
+    order = [Path(link).name for link in LINK.findall(text)]
+    found = 0
+    for module in MODULES:
+        for name in re.findall(r"[Rr]ead\s+next:\s[^.]*?\b(\w+\.py)|(?<!\w)(\w+\.py)[ ,(]+to be read next", module.__doc__):
+            found += 1
+            here, there = f"{module.__name__[8:]}.py", "".join(name)
+            assert order.index(here) < order.index(there), f"{here} sends its reader back to {there}"
+    assert found > 20
+
+
 def test_what_a_module_says_to_read_next_is_there():
     names = {module.__name__[8:] for module in MODULES} | {"__init__"}
     for module in MODULES:

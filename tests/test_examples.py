@@ -102,10 +102,22 @@ DIRECT = [
     r"slot 0 is ours; .*\n.*\n  socket: 0\n  connect: -ECONNREFUSED\n  send: -EPIPE\n  close: 0\n"]
 WITHOUT_DIRECT = [r"No direct sockets here: .*older than 5\.19.*\n.*\n  send: 11\nThe server heard b'from a slot'\n"]
 
+def pause(flags):
+    """What 05 (d) changes."""
+    return {"import IOSQE_IO_LINK": "import IORING_TIMEOUT_ETIME_SUCCESS, IOSQE_IO_LINK", "ring.prep_send(":
+            f"ring.prep_timeout(0.3, user_data=4, sqe_flags=IOSQE_IO_LINK{flags})\n        ring.prep_send(",
+            "show_answers(ring, 3)": "show_answers(ring, 4)"}
+
+
 # What the heads say to try: (example, what is changed, what is then printed).
 TRIES = {
     "01: three NOPs": (1, {"NOPS = 1": "NOPS = 3"}, [r"SQ head 0 tail 3 ", "consumed 3", r"CQ head 3 tail 3"]),
     "01: no opcode": (1, {"OPCODE = 0": "OPCODE = 255"}, ["user_data 1000, res -22,"]),
+    "01: three of no opcode": (1, {"NOPS = 1": "NOPS = 3", "OPCODE = 0": "OPCODE = 255"},
+                               ["SQ head 0 tail 3 ", "consumed 1\n", r"entered: +SQ head 1 tail 3 ",
+                                "user_data 1000, res -22,", "answered: +SQ head 1 tail 3 +CQ head 1 tail 1\n"]),
+    "02: traced": (2, {"    with ring:": "    with ring, pyuring.trace(ring, sys.stdout):"},
+                   [r"enter\(fd \d+, to_submit 3, ", "SQE 0: NOP", "CQE 0: "]),
     "02: grows by itself": (2, {"(10, 20, 30)": "(10, 20, 30, 40, 50)", "Ring(4)": "Ring(4, submit_when_full=True)"},
                             [r"prep_nop\(user_data=50\)   SQ head 4 tail 4 ours 5 "]),
     "03: the timeouts swapped": (3, {"timeout(0.3,": "timeout(0.1,", "timeout(0.1,": "timeout(0.3,"},
@@ -121,6 +133,16 @@ TRIES = {
         "sock, answer, user_data=3)": "sock, answer, user_data=3, sqe_flags=IOSQE_IO_LINK)\n"
         "        ring.prep_link_timeout(LIMIT, user_data=4)", "show_answers(ring, 3)": "show_answers(ring, 4)"},
         [r"receive: 5\n  timeout: -ECANCELED\n|timeout: -ECANCELED\n  receive: 5\n", r"2\.", "timeout: -ECANCELED"]),
+    "05d: a pause": (5, pause(""), [r"1\. .*\n  connect: 0\n  timeout: -ETIME\n  send: -ECANCELED\n"
+                                    r"  receive: -ECANCELED\n", r"2\. .*\n  connect: -ECONNREFUSED\n"]),
+    "05d: a pause that is a success": (
+        5, pause(", flags=IORING_TIMEOUT_ETIME_SUCCESS"),
+        [r"1\. .*\n  connect: 0\n  timeout: -ETIME\n  send: 5\n  receive: 5\n  in the buffer: b'HELLO'"
+         r"|timeout: -EINVAL"]),
+    "05: traced": (5, {"    with ring:": "    with ring, pyuring.trace(ring, sys.stdout):"},
+                   [r"enter\(fd \d+, to_submit 3, ", "SQE 0: CONNECT flags=IOSQE_IO_LINK"]),
+    "05: a wrong count": (5, {"show_answers(ring, 3)": "show_answers(ring, 4)"},
+                          [r"receive: 5\n  1 never answered: which, and why\?\n"]),
     "06: in time": (6, {'        os.write(writing, b"data")\n': "", "submit_and_wait(1)     #": "submit()     #"},
                     [rf"2\. .*\n{cancelled(2)}"]),
     "07: enough buffers": (7, {"BUFFERS = 2": "BUFFERS = 8"}, ["4 messages took 1 requests|No multishot"]),

@@ -158,6 +158,15 @@ def test_it_exits_with_1_when_it_did_not(main, refusing):
     code, stdout, stderr = main("explain", refusing, "--timeout", "5")
     assert (code, stderr) == (1, "")
     assert f"ECONNREFUSED: connect to {refusing}: Connection refused in " in stdout
+    named = set(re.findall(r"\bE\d+\b", stdout.partition("\nHow some kernels'")[0]))
+    assert named == set(re.findall(r"^  (E\d+) +\S", stdout, re.MULTILINE))
+
+
+def test_the_check_of_many_targets_is_told_of_once(main, target, refusing):
+    _, stdout, _ = main("explain", target, refusing, target, "--timeout", "5")
+    sends = stdout.count(": SEND ")
+    assert stdout.count("The SEND of nothing") == (1 if sends else 0)
+    assert bool(sends) == ("\n  E23 " in stdout)
 
 
 @pytest.mark.parametrize("arguments", [(), ("nohost",), ("127.0.0.1:1", "--timeout", "-1"), ("--no-such-option",),
@@ -275,6 +284,15 @@ def test_svg_writes_a_timeline_of_one_connect(main, refusing, tmp_path):
     assert any(text.startswith("connect(2)") for text in shown) or "states" in shown[0] or rects["state"] > 1
     assert rects["error"] >= 2              # one in the legend
     assert any(text.endswith((" us", " ms", " s")) for text in shown)
+
+
+def test_the_last_state_has_its_name_and_a_request_begins_with_its_enter(refused, io_uring):
+    story = told(refused, timeout=5)
+    states, enters, *others = timeline.lanes_of(story)[0]
+    assert (states.label, enters.label) == ("states", "io_uring_enter(2)")
+    assert states.bars[-1][3] in words(parsed(timeline.draw(story, "one"))[0])
+    assert {bar[0] for lane in others for bar in lane.bars if lane.label.startswith("CONNECT ")} <= {
+        bar[0] for bar in enters.bars}
 
 
 def test_svg_of_several_targets_has_a_lane_for_each_request(main, target, refusing, mute, tmp_path):

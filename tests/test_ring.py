@@ -644,6 +644,7 @@ def test_wait_cqe_says_how_long_it_waited(make):
     with pytest.raises(TimeoutError, match="0.25 s") as caught:
         ring.wait_cqe(0.25)
     assert caught.value.errno is None
+    assert type(caught.value) is TimeoutError       # ConnectTimeout is for connects
 
 
 @pytest.mark.parametrize("bad, exception", [(-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError),

@@ -361,5 +361,5 @@ def test_importing_pyuring_imports_nothing_that_only_a_trace_needs():
 
 
 def test_spans_of_time_have_their_unit():
-    assert [watch.in_words(seconds) for seconds in (0.0000041, 0.0123, 0.5, 1.5, 75)] == [
-        "4 us", "12.3 ms", "500 ms", "1.5 s", "75 s"]
+    assert [watch.in_words(seconds) for seconds in (0.0000041, 0.0123, 0.5, 0.99949, 0.9996, 1.5, 75)] == [
+        "4 us", "12.3 ms", "500 ms", "999 ms", "0.9996 s", "1.5 s", "75 s"]
