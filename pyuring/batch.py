@@ -6,8 +6,8 @@
     for round in range(1000):
         for user_data, res, flags in ring.run(batch):       # push, submit, wait, take
             ...
-        for i in range(32):
-            batch.offsets[i] += 32 * 4096
+        at = 32 * 4096 * (round + 1)
+        batch.offsets[:] = array("Q", range(at, at + 32 * 4096, 4096))
 
 Filling in an SQE from Python costs as much as half a dozen system calls inside the kernel do. A batch
 keeps the packed SQEs, and a ring copies all of them into its queue at once; completions come back as

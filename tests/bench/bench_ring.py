@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -69,9 +70,8 @@ def reads_in_a_batch(ring, batch, count, fd, buffers):
         requests.prep_read(fd, buffers[i], SIZE, 0, user_data=i)
     offsets = requests.offsets
     for _ in range(0, count, batch):
-        for i in range(batch):
-            offsets[i] = offset
-            offset = (offset + SIZE) % FILE_SIZE
+        offsets[:] = array("Q", range(offset, offset + batch * SIZE, SIZE))     # 32 times offsets[i] = ...: 3 us
+        offset = (offset + batch * SIZE) % FILE_SIZE
         for user_data, res, flags in ring.run(requests):
             assert res == SIZE
 
