@@ -251,6 +251,8 @@ class Bulk:
         raw = bytes(self._cqes[at + first * 16:at + min(first + count, size) * 16])
         if first + count > size:
             raw += bytes(self._cqes[at:at + (first + count - size) * 16])
+        if not self._defer:
+            syscalls.fence()
         cq[self._cq_head] = (head + count) & U32
         return raw
 

@@ -622,6 +622,8 @@ class Ring(Prep, Registration, RingFd, Bulk):
             taken = [_new(CQE, _unpack_cqe(cqes, at + (counter & mask) * 16))
                      for counter in range(head, head + count)]
         # ownership   The slots are the kernel's again from this store on: copied first.
+        if not self._defer:
+            syscalls.fence()
         cq[self._cq_head] = (head + count) & U32
         self._account(taken)
         return taken
