@@ -85,7 +85,7 @@ class SpyRing(Ring):
 def churn(size):
     """Uses memory that has been freed for something else, of this size and around it."""
     gc.collect()
-    return [kind(b"\xa5" * (size + more)) for more in (0, 1, 8) for kind in (bytes, bytearray) for _ in range(400)]
+    return [kind(b"\xa5" * (size + more)) for more in (0, 1, 8) for kind in (bytes, bytearray) for _ in range(100)]
 
 
 @pytest.fixture
