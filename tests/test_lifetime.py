@@ -12,6 +12,7 @@ import struct
 import threading
 
 import pytest
+from fakekernel import FakeKernel
 from lifetimes import (  # noqa: F401
     LONG, MODES, MORE, PATHS, TIDY, UD, Flight, SpyRing, Weak, World, close, fly, hostile, request,
 )
@@ -192,10 +193,11 @@ class Hoarder(SpyRing):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_ring_that_keeps_no_memory_is_found_out(name, mode, fake, hostile):
+def test_a_ring_that_keeps_no_memory_is_found_out(name, mode, monkeypatch, hostile):
     """With a kernel that does not touch the memory it is shown: else this would be a crash now and then."""
     junk = []
     for _ in range(20):
+        FakeKernel().install(monkeypatch)
         with World() as world, Forgetful(8) as ring:
             flight = Flight(ring, REQUESTS[name], mode, world)
             assert flight.token() is not None
