@@ -4,7 +4,9 @@ A test that needs an opcode opens with needs(ring, op); one that needs a younger
 skip with what the kernel said.
 """
 import errno
+import gc
 import os
+import sys
 
 import pytest
 
@@ -30,7 +32,11 @@ def other(request, io_uring):
 
 
 def needs(ring, *opcodes):
-    missing = sorted(set(opcodes) - ring.register_probe())
+    try:
+        there = ring.register_probe()
+    except OSError as error:        # Linux 5.6
+        pytest.skip(f"Linux {RELEASE} has no register_probe: {error}")
+    missing = sorted(set(opcodes) - there)
     if missing:
         rows = [abi.OPCODES[op] for op in missing]
         pytest.skip(f"Linux {RELEASE} has no " + ", ".join(f"{row.name} ({row.since})" for row in rows))
@@ -67,3 +73,32 @@ def nothing(ring):
     """Submits, and asserts that there is no CQE: what the kernel has to say at once, it has said."""
     ring.submit_and_get_events()
     assert ring.reap() == []
+
+
+def interrupted_at(n, function, *modules):
+    """Calls function() with a KeyboardInterrupt before the n-th bytecode that runs in these modules. Were there
+    so many? (In a weak reference's callback it goes no further than that.)"""
+    count, files = 0, [module.__file__ for module in modules]
+
+    def tracer(frame, event, arg):
+        nonlocal count
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            count += 1
+            if count == n:
+                raise KeyboardInterrupt
+        return tracer
+    previous = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True      # Python 3.12 wants to know it before settrace()
+    gc.disable()                                # else another test's ring may be collected in here
+    try:
+        sys.settrace(tracer)
+        function()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(previous)
+        gc.enable()
+    return count >= n

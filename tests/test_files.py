@@ -16,6 +16,7 @@ import time
 import weakref
 
 import pytest
+from onkernel import collect, needs, results
 
 from pyuring import abi, syscalls
 from pyuring.abi import IORING_FILE_INDEX_ALLOC as ALLOC, IOSQE_FIXED_FILE as FIXED, IOSQE_IO_LINK as LINK
@@ -85,27 +86,6 @@ def memfd():
 
 def too_old(what, since):
     pytest.skip(f"Linux {os.uname().release} has no {what}, which came with {since}")
-
-
-def needs(ring, *opcodes):
-    missing = set(opcodes) - ring.register_probe()
-    if missing:
-        too_old(", ".join(abi.OPCODES[op].name for op in missing), abi.OPCODES[min(missing)].since)
-
-
-def collect(ring, count):
-    """Submits, and gives the next `count` CQEs."""
-    got = []
-    while len(got) < count:
-        ring.submit_and_wait(1, timeout=LONG)
-        new = ring.reap(count - len(got))
-        assert new, f"no CQE for {LONG} s, after {got}"
-        got += new
-    return got
-
-
-def results(ring, count):
-    return {cqe.user_data: cqe.res for cqe in collect(ring, count)}
 
 
 def done(ring):

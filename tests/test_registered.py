@@ -17,6 +17,7 @@ import threading
 import weakref
 
 import pytest
+from onkernel import interrupted_at
 from test_registration import (
     ALLOC, LONG, NOWHERE, brought_by, churn, collect, fixed, in_child, in_thread, needs, one, refused,
 )
@@ -843,35 +844,6 @@ def test_a_bad_buffer_ring_is_refused_by_name(arguments, exception, names, ring)
         BufferRing(ring, *arguments)
 
 
-def interrupted_at(n, function):
-    """Calls function() with a KeyboardInterrupt before the n-th bytecode that runs in registered.py. Were
-    there so many? (In a weak reference's callback it goes no further than that.)"""
-    count = 0
-
-    def tracer(frame, event, arg):
-        nonlocal count
-        if frame.f_code.co_filename != registered.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            count += 1
-            if count == n:
-                raise KeyboardInterrupt
-        return tracer
-    previous = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True      # Python 3.12 wants to know it before settrace()
-    gc.disable()
-    try:
-        sys.settrace(tracer)
-        function()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(previous)
-        gc.enable()
-    return count >= n
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")      # Ctrl-C in a callback
 def test_ctrl_c_between_any_two_bytecodes_gives_no_buffer_to_two(io_uring, pair):
     """It may cost a buffer, but what the kernel has nobody else looks at, and the group goes on."""
@@ -888,7 +860,7 @@ def test_ctrl_c_between_any_two_bytecodes_gives_no_buffer_to_two(io_uring, pair)
                     right.send(how.encode())
                     cqe = received(ring, left, buffers)
                     held.append(buffers.hold(cqe)) if how == "hold" else look(buffers, cqe, how)
-            raised = interrupted_at(n, work)
+            raised = interrupted_at(n, work, registered)
             gc.collect(1)
             kernels = pending(buffers)
             assert len(set(kernels)) == len(kernels)

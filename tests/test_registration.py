@@ -22,6 +22,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+from onkernel import collect, interrupted_at, needs, one
 from prepbytes import INCLUDE
 
 import pyuring.registration as registration
@@ -81,12 +82,6 @@ def brought_by(version, opcode=None, code=errno.EINVAL):
         pytest.skip(f"Linux {os.uname().release} answers {error}: that came with Linux {version}")
 
 
-def needs(ring, *opcodes):
-    missing = set(opcodes) - ring.register_probe()
-    if missing:
-        pytest.skip(f"Linux {os.uname().release} has no " + ", ".join(abi.OPCODES[op].name for op in missing))
-
-
 def refused(code, function, *arguments, **keywords):
     """The call fails with this errno; another one is the caller's, who may know why."""
     try:
@@ -96,20 +91,6 @@ def refused(code, function, *arguments, **keywords):
             raise
     else:
         pytest.fail("was not refused")
-
-
-def collect(ring, count):
-    got = []
-    while len(got) < count:
-        ring.submit_and_wait(1, timeout=LONG)
-        new = ring.reap(count - len(got))
-        assert new, f"no CQE for {LONG} s, after {got}"
-        got += new
-    return got
-
-
-def one(ring):
-    return collect(ring, 1)[0]
 
 
 def fixed(ring, opcode, fd, buffer, buf_index, *, offset=0, keep=True, **fields):
@@ -1293,7 +1274,7 @@ def test_ctrl_c_between_any_two_bytecodes_unpins_nothing_that_is_registered(what
             real = syscalls.register
             monkeypatch.setattr(syscalls, "register", lambda *arguments: asked.append(real(*arguments)) or asked[-1])
             buffers = [bytearray(8), bytearray(8)]
-            raised = interrupted_at(n, lambda: what(ring, buffers))
+            raised = interrupted_at(n, lambda: what(ring, buffers), resources)
             monkeypatch.undo()
             if asked:
                 with brought_by("5.13", abi.IORING_REGISTER_BUFFERS2):
@@ -1305,34 +1286,6 @@ def test_ctrl_c_between_any_two_bytecodes_unpins_nothing_that_is_registered(what
             del buffers, asked
         gc.collect(1)
     assert n > 100
-
-
-def interrupted_at(n, function):
-    """Calls function() with a KeyboardInterrupt before the n-th bytecode that runs in resources.py."""
-    count = 0
-
-    def tracer(frame, event, arg):
-        nonlocal count
-        if frame.f_code.co_filename != resources.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            count += 1
-            if count == n:
-                raise KeyboardInterrupt
-        return tracer
-    previous = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True      # Python 3.12 wants to know it before settrace()
-    gc.disable()
-    try:
-        sys.settrace(tracer)
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(previous)
-        gc.enable()
-    return False
 
 
 @pytest.mark.parametrize("use", [

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from fakekernel import FEATURES, FakeKernel
+from onkernel import collect, interrupted_at, needs, one, results
 
 from pyuring import abi, errors, layout, ring as ring_module, syscalls
 from pyuring.ring import CQE, Ring, _orphans
@@ -490,34 +491,6 @@ def test_ctrl_c_in_the_middle_of_a_wait_keeps_what_the_kernel_uses(make):
     buffer += b"grow"
 
 
-def interrupted_at(n, function, modules=(ring_module,)):
-    """Calls function() with a KeyboardInterrupt before the n-th bytecode that runs in ring.py. Was it raised?"""
-    count, files = 0, [module.__file__ for module in modules]
-
-    def tracer(frame, event, arg):
-        nonlocal count
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            count += 1
-            if count == n:
-                raise KeyboardInterrupt
-        return tracer
-    previous = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True      # Python 3.12 wants to know it before settrace()
-    gc.disable()                                # else another test's ring may be collected in here
-    try:
-        sys.settrace(tracer)
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(previous)
-        gc.enable()
-    return False
-
-
 def test_ctrl_c_between_any_two_bytecodes_leaves_a_ring_that_works(make):
     """And the kernel never has memory that was released: what it may write to is pinned at each return."""
     n, raised = 0, True
@@ -535,7 +508,7 @@ def test_ctrl_c_between_any_two_bytecodes_leaves_a_ring_that_works(make):
                 fake.complete(*[(sqe["user_data"], 8) for sqe in fake.submitted[:-1:2]])
                 del fake.submitted[:-1:2]
                 ring.reap()
-        raised = interrupted_at(n, work)
+        raised = interrupted_at(n, work, ring_module)
         assert ring.sq_ready <= 1
         ring.submit()
         for sqe in fake.submitted:          # has no CQE yet
@@ -1024,7 +997,7 @@ def test_close_that_is_interrupted_anywhere_can_be_called_again_and_frees_nothin
                     return [(sqe["user_data"], 0), (each[0], -errno.ECANCELED)]
             return [(sqe["user_data"], -errno.ENOENT)]
         fake.answer = answer
-        raised = interrupted_at(n, ring.close)
+        raised = interrupted_at(n, ring.close, ring_module)
         ring.close()
         assert ring.closed
         if fake.fd >= 0:                # between the field's last value and close(2): better than closing twice
@@ -1060,7 +1033,7 @@ def test_a_ring_whose_making_is_interrupted_anywhere_leaves_nothing(io_uring):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)    # nobody got the ring, to close it
             rings = []
-            raised = interrupted_at(n, lambda: rings.append(Ring(1)), (ring_module, layout, syscalls))
+            raised = interrupted_at(n, lambda: rings.append(Ring(1)), ring_module, layout, syscalls)
             rings.clear()
             gc.collect(1)
         assert not ring_fds(), n
@@ -1121,31 +1094,6 @@ def pipe():
     yield reader, writer
     os.close(reader)
     os.close(writer)
-
-
-def needs(ring, *opcodes):
-    missing = set(opcodes) - ring.register_probe()
-    if missing:
-        pytest.skip(f"Linux {os.uname().release} has no " + ", ".join(abi.OPCODES[op].name for op in missing))
-
-
-def collect(ring, count):
-    """Submits, and gives the next `count` CQEs."""
-    got = []
-    while len(got) < count:
-        ring.submit_and_wait(1, timeout=LONG)
-        new = ring.reap(count - len(got))
-        assert new, f"no CQE for {LONG} s, after {got}"
-        got += new
-    return got
-
-
-def results(ring, count):
-    return {cqe.user_data: cqe.res for cqe in collect(ring, count)}
-
-
-def one(ring):
-    return collect(ring, 1)[0]
 
 
 def known(res, what):

@@ -17,6 +17,7 @@ import time
 import weakref
 
 import pytest
+from onkernel import collect, needs, one
 
 from pyuring import abi, syscalls
 from pyuring.batch import Batch
@@ -66,17 +67,6 @@ def udp():
         yield left, right
 
 
-def needs(ring, *opcodes):
-    try:
-        there = ring.register_probe()
-    except OSError as error:        # Linux 5.6
-        pytest.skip(f"Linux {RELEASE} has no register_probe: {error}")
-    missing = set(opcodes) - there
-    if missing:
-        pytest.skip(f"Linux {RELEASE} lacks " + ", ".join(
-            f"{abi.OPCODES[op].name} (Linux {abi.OPCODES[op].since})" for op in sorted(missing)))
-
-
 def too_old(res, since, what, *errnos):
     """Skips where the kernel answers that it does not know this; otherwise the answer itself."""
     if -res in (errnos or (errno.EINVAL,)):
@@ -90,21 +80,6 @@ def makes(family, kind=socket.SOCK_STREAM):
         return socket.socket(family, kind)
     except OSError as error:
         pytest.skip(f"this kernel has no {socket.AddressFamily(family).name}: {error}")
-
-
-def collect(ring, count):
-    """Submits, and gives the next `count` CQEs."""
-    got = []
-    while len(got) < count:
-        ring.submit_and_wait(1, timeout=LONG)
-        new = ring.reap(count - len(got))
-        assert new, f"no CQE for {LONG} s, after {got}"
-        got += new
-    return got
-
-
-def one(ring):
-    return collect(ring, 1)[0]
 
 
 def until_last(ring):
